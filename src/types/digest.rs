@@ -1,0 +1,70 @@
+//! The digest that travels with every file.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A SHA-256 digest (FIPS 180-4); 32 bytes, printed as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Sha256Digest(pub [u8; 32]);
+
+/// The text is not 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DigestError;
+
+impl std::error::Error for DigestError {}
+
+impl fmt::Display for DigestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a SHA-256 digest is 64 hexadecimal digits")
+    }
+}
+
+impl fmt::Display for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Sha256Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let digits = text.as_bytes();
+        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(DigestError);
+        }
+        let mut digest = [0; 32];
+        for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| DigestError)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| DigestError)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_survives_its_own_text_and_nothing_else_parses() {
+        let text = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(text.parse::<Sha256Digest>().map(|d| d.to_string()).as_deref(), Ok(text));
+        for bad in [
+            "",
+            "e3",
+            &text[1..],
+            &format!("{text}0"),
+            &text.replace('e', "g"),
+            &text.replace("e3", "+3"),
+        ] {
+            assert_eq!(bad.parse::<Sha256Digest>(), Err(DigestError), "{bad}");
+        }
+    }
+}

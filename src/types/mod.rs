@@ -1,0 +1,26 @@
+//! Floor 0: the words everything else is written in. Standard library only, no I/O.
+
+mod access;
+mod digest;
+mod error_code;
+mod escaped;
+mod key;
+pub mod limits;
+mod path;
+
+pub use access::{Principal, Right, Rights, UnknownRight};
+pub use digest::{DigestError, Sha256Digest};
+pub use error_code::ErrorCode;
+pub use escaped::Escaped;
+pub use key::{KeyAlgorithm, PublicKey};
+pub use path::{FileName, NameError, RelPath};
+
+/// When a stored file counts as safe.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// The file, its name and every directory made for it are flushed before the answer.
+    #[default]
+    Full,
+    /// Nothing is flushed: for scratch trees. A crash of the machine may lose what was stored.
+    None,
+}
