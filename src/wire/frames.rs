@@ -1,0 +1,186 @@
+//! Frames on a connection: one reader, one writer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Connection, Progress, WireError};
+use crate::proto::{Header, Kind};
+use crate::types::limits::CONTROL_BYTES_MAX;
+
+/// Bytes that may wait in the writer before they are sent.
+const BATCH_BYTES: usize = 256 * 1024;
+/// How long a control frame may take from its first byte to its last.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Splits a connection into its two directions. Both belong to one task.
+pub fn split(connection: Connection, stall: Duration) -> (FrameReader, FrameWriter) {
+    let connection = Arc::new(connection);
+    let reader = FrameReader {
+        connection: Arc::clone(&connection),
+        control: Vec::new(),
+        stall: Progress::new(stall),
+    };
+    (reader, FrameWriter { connection, stall })
+}
+
+/// The incoming direction.
+pub struct FrameReader {
+    connection: Arc<Connection>,
+    control: Vec<u8>,
+    stall: Progress,
+}
+
+impl FrameReader {
+    /// The next frame's header; `None` when the peer said goodbye between two frames.
+    ///
+    /// `idle` bounds the wait for its first byte, the protocol bounds the rest.
+    ///
+    /// # Errors
+    /// All are final for the connection.
+    pub async fn header(&mut self, idle: Instant) -> Result<Option<Header>, WireError> {
+        let mut raw = [0; Header::BYTES];
+        let first = timeout_at(idle, self.connection.read(&mut raw)).await;
+        let first = first.map_err(|_| WireError::Timeout("wait for a request"))??;
+        if first == 0 {
+            return Ok(None);
+        }
+        self.fill(&mut raw[first..]).await?;
+        self.stall.restart();
+        Ok(Some(Header::decode(&raw).map_err(crate::proto::ProtocolError::from)?))
+    }
+
+    /// The payload of a control frame.
+    ///
+    /// # Errors
+    /// All are final for the connection.
+    pub async fn control(&mut self, header: &Header) -> Result<&[u8], WireError> {
+        // `Header::decode` let nothing longer through; this keeps it true for every caller.
+        let bytes = header.payload_bytes.min(CONTROL_BYTES_MAX) as usize;
+        let mut payload = std::mem::take(&mut self.control);
+        payload.resize(bytes, 0);
+        self.fill(&mut payload).await?;
+        self.control = payload;
+        Ok(&self.control)
+    }
+
+    /// Some bytes of a data frame, at least one; the caller counts what is left of the frame.
+    ///
+    /// `until` bounds the wait: `None` says that it passed and nothing was lost.
+    ///
+    /// # Errors
+    /// Final for the connection, above all when the peer is slower than the protocol allows.
+    pub async fn content(
+        &mut self,
+        dest: &mut [u8],
+        until: Option<Instant>,
+    ) -> Result<Option<usize>, WireError> {
+        let deadline = self.stall.deadline().min(until.unwrap_or_else(|| self.stall.deadline()));
+        let Ok(read) = timeout_at(deadline, self.connection.read(dest)).await else {
+            return match until {
+                Some(until) if until < self.stall.deadline() => Ok(None),
+                _ => Err(WireError::Timeout("receive content")),
+            };
+        };
+        let read = read?;
+        self.stall.moved(read);
+        if read == 0 { Err(WireError::Cut) } else { Ok(Some(read)) }
+    }
+
+    /// Starts the minimum-progress rule afresh, after the time that was spent on our side.
+    pub fn resume(&mut self) {
+        self.stall.restart();
+    }
+
+    /// Gives memory back that only a busy connection needs.
+    pub fn shrink(&mut self) {
+        self.connection.shrink();
+        self.control = Vec::new();
+    }
+
+    async fn fill(&mut self, dest: &mut [u8]) -> Result<(), WireError> {
+        let deadline = Instant::now() + CONTROL_TIMEOUT;
+        let mut filled = 0;
+        while filled < dest.len() {
+            let read = timeout_at(deadline, self.connection.read(&mut dest[filled..])).await;
+            match read.map_err(|_| WireError::Timeout("receive a control frame"))?? {
+                0 => return Err(WireError::Cut),
+                read => filled += read,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The outgoing direction. Frames collect until [`FrameWriter::flush`] or until they are many.
+pub struct FrameWriter {
+    connection: Arc<Connection>,
+    stall: Duration,
+}
+
+impl FrameWriter {
+    /// Queues a control frame.
+    ///
+    /// # Errors
+    /// Final for the connection.
+    ///
+    /// # Panics
+    /// Never for the messages of `proto`, which all fit a control frame.
+    pub fn control(
+        &mut self,
+        kind: Kind,
+        id: u32,
+        message: &impl Serialize,
+    ) -> Result<(), WireError> {
+        let mut frame = vec![0; Header::BYTES];
+        serde_json::to_writer(&mut frame, message).expect("messages are plain data");
+        let payload_bytes = u32::try_from(frame.len() - Header::BYTES).unwrap_or(u32::MAX);
+        debug_assert!(payload_bytes <= CONTROL_BYTES_MAX, "{kind} frame of {payload_bytes} bytes");
+        frame[..Header::BYTES].copy_from_slice(&Header { kind, id, payload_bytes }.encode());
+        self.connection.lock().push(&[&frame])
+    }
+
+    /// Queues a frame without payload.
+    ///
+    /// # Errors
+    /// Final for the connection.
+    pub fn empty(&mut self, kind: Kind, id: u32) -> Result<(), WireError> {
+        self.connection.lock().push(&[&Header { kind, id, payload_bytes: 0 }.encode()])
+    }
+
+    /// Queues content; nothing for no bytes. At most one data frame's worth.
+    ///
+    /// # Errors
+    /// Final for the connection.
+    pub fn content(&mut self, id: u32, bytes: &[u8]) -> Result<(), WireError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let payload_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let header = Header { kind: Kind::Data, id, payload_bytes }.encode();
+        // The header goes into a record of its own, so that content stays aligned on both sides.
+        self.connection.lock().push(&[&header, bytes])
+    }
+
+    /// Whether so much is queued that it should be flushed before more is.
+    pub fn is_full(&self) -> bool {
+        self.connection.lock().outgoing_bytes() >= BATCH_BYTES
+    }
+
+    /// Sends what is queued. Not to be cancelled unless the connection is given up.
+    ///
+    /// # Errors
+    /// Final for the connection, above all when the peer takes less than the protocol asks for.
+    pub async fn flush(&mut self) -> Result<(), WireError> {
+        self.connection.flush(Some(self.stall)).await
+    }
+
+    /// Says goodbye and sends what is queued, within `limit`.
+    pub async fn close(&mut self, limit: Duration) {
+        self.connection.lock().push_farewell();
+        // A peer that no longer reads has no use for a farewell.
+        let _ = tokio::time::timeout(limit, self.connection.flush(Some(self.stall))).await;
+    }
+}
