@@ -1,1 +1,68 @@
-//! Floor 2.
+//! Floor 2: the confined tree, the only place that opens served files.
+//!
+//! Every name is resolved by the kernel in one `openat2` call with all four restrictions, never by
+//! looking first and opening later. What has no such call (rename, unlink, mkdir) acts on the
+//! descriptor of a parent and one plain component. All calls block.
+//!
+//! Source: openat2(2), renameat2(2), fsync(2); `docs/architecture.md`, "Confinement" and "Durability".
+#![expect(clippy::disallowed_methods, reason = "this is the module that the ban points to")]
+
+mod attribute;
+mod error;
+mod listing;
+mod open;
+mod resolve;
+mod staging;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use error::FsError;
+pub use listing::{Entry, Listing};
+pub use open::OpenError;
+pub use staging::{Parents, Publish, Published, Staging};
+pub use tree::{OpenFile, Options, StagingPlace, Tree};
+
+use nix::sys::stat::{FileStat, SFlag};
+
+use crate::types::Sha256Digest;
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// Anything else: a link, a device, a pipe, a socket, a mount point.
+    Other,
+}
+
+/// What is known about a name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of content; 0 for what is no file.
+    pub bytes: u64,
+    /// Time of modification, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// SHA-256 of the content, when it was verified at its storing and nothing changed since.
+    pub digest: Option<Sha256Digest>,
+}
+
+impl Stat {
+    fn of(stat: &FileStat) -> Self {
+        let kind = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFREG => Kind::File,
+            SFlag::S_IFDIR => Kind::Directory,
+            _ => Kind::Other,
+        };
+        let bytes = if kind == Kind::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
+        let mtime_ns =
+            stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);
+        Self { kind, bytes, mtime_ns, mode: stat.st_mode & 0o777, digest: None }
+    }
+}

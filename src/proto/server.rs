@@ -88,6 +88,11 @@ impl ServerState {
         !self.uploads.is_empty()
     }
 
+    /// Whether a request has not had its final frame.
+    pub fn is_running(&self, id: u32) -> bool {
+        self.running.contains(&id)
+    }
+
     /// Judges a header by the frames before it.
     ///
     /// # Errors

@@ -20,6 +20,9 @@ pub fn split(connection: Connection, stall: Duration) -> (FrameReader, FrameWrit
     let connection = Arc::new(connection);
     let reader = FrameReader {
         connection: Arc::clone(&connection),
+        raw: [0; Header::BYTES],
+        raw_bytes: 0,
+        due: Instant::now(),
         control: Vec::new(),
         stall: Progress::new(stall),
     };
@@ -29,27 +32,61 @@ pub fn split(connection: Connection, stall: Duration) -> (FrameReader, FrameWrit
 /// The incoming direction.
 pub struct FrameReader {
     connection: Arc<Connection>,
+    /// The header that is arriving, and how much of it has.
+    raw: [u8; Header::BYTES],
+    raw_bytes: usize,
+    /// When what is arriving must be complete.
+    due: Instant,
     control: Vec<u8>,
     stall: Progress,
 }
 
+/// What came of waiting for a frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// A frame begins.
+    Frame(Header),
+    /// The peer said goodbye between two frames.
+    Farewell,
+    /// The time is up and no frame has begun, or not yet all of its header is here.
+    Nothing,
+}
+
 impl FrameReader {
-    /// The next frame's header; `None` when the peer said goodbye between two frames.
-    ///
-    /// `idle` bounds the wait for its first byte, the protocol bounds the rest.
+    /// Waits for the next frame's header, until `until` at the longest. Safe to cancel.
     ///
     /// # Errors
     /// All are final for the connection.
-    pub async fn header(&mut self, idle: Instant) -> Result<Option<Header>, WireError> {
-        let mut raw = [0; Header::BYTES];
-        let first = timeout_at(idle, self.connection.read(&mut raw)).await;
-        let first = first.map_err(|_| WireError::Timeout("wait for a request"))??;
-        if first == 0 {
-            return Ok(None);
+    pub async fn header(&mut self, until: Instant) -> Result<Next, WireError> {
+        while self.raw_bytes < Header::BYTES {
+            let (limit, is_late) = match self.raw_bytes {
+                0 => (until, false),
+                _ => (until.min(self.due), self.due <= until),
+            };
+            let read =
+                timeout_at(limit, self.connection.read(&mut self.raw[self.raw_bytes..])).await;
+            match read {
+                Err(_) if is_late => return Err(WireError::Timeout("receive a frame")),
+                Err(_) => return Ok(Next::Nothing),
+                Ok(read) => match read? {
+                    0 if self.raw_bytes == 0 => return Ok(Next::Farewell),
+                    0 => return Err(WireError::Cut),
+                    read => {
+                        if self.raw_bytes == 0 {
+                            self.due = Instant::now() + CONTROL_TIMEOUT;
+                        }
+                        self.raw_bytes += read;
+                    }
+                },
+            }
         }
-        self.fill(&mut raw[first..]).await?;
-        self.stall.restart();
-        Ok(Some(Header::decode(&raw).map_err(crate::proto::ProtocolError::from)?))
+        self.raw_bytes = 0;
+        Ok(Next::Frame(Header::decode(&self.raw).map_err(crate::proto::ProtocolError::from)?))
+    }
+
+    /// When the peer will have moved too little, unless it moves more.
+    pub fn stall_deadline(&self) -> Instant {
+        self.stall.deadline()
     }
 
     /// The payload of a control frame.
@@ -89,7 +126,8 @@ impl FrameReader {
         if read == 0 { Err(WireError::Cut) } else { Ok(Some(read)) }
     }
 
-    /// Starts the minimum-progress rule afresh, after the time that was spent on our side.
+    /// Starts the minimum-progress rule afresh: something is due from now on, or the time before was
+    /// spent on our side.
     pub fn resume(&mut self) {
         self.stall.restart();
     }
@@ -101,10 +139,9 @@ impl FrameReader {
     }
 
     async fn fill(&mut self, dest: &mut [u8]) -> Result<(), WireError> {
-        let deadline = Instant::now() + CONTROL_TIMEOUT;
         let mut filled = 0;
         while filled < dest.len() {
-            let read = timeout_at(deadline, self.connection.read(&mut dest[filled..])).await;
+            let read = timeout_at(self.due, self.connection.read(&mut dest[filled..])).await;
             match read.map_err(|_| WireError::Timeout("receive a control frame"))?? {
                 0 => return Err(WireError::Cut),
                 read => filled += read,
@@ -134,11 +171,19 @@ impl FrameWriter {
         id: u32,
         message: &impl Serialize,
     ) -> Result<(), WireError> {
-        let mut frame = vec![0; Header::BYTES];
-        serde_json::to_writer(&mut frame, message).expect("messages are plain data");
-        let payload_bytes = u32::try_from(frame.len() - Header::BYTES).unwrap_or(u32::MAX);
+        let payload = serde_json::to_vec(message).expect("messages are plain data");
+        self.raw_control(kind, id, &payload)
+    }
+
+    /// Queues a control frame whose payload is already JSON.
+    ///
+    /// # Errors
+    /// Final for the connection.
+    pub fn raw_control(&mut self, kind: Kind, id: u32, payload: &[u8]) -> Result<(), WireError> {
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         debug_assert!(payload_bytes <= CONTROL_BYTES_MAX, "{kind} frame of {payload_bytes} bytes");
-        frame[..Header::BYTES].copy_from_slice(&Header { kind, id, payload_bytes }.encode());
+        let mut frame = Header { kind, id, payload_bytes }.encode().to_vec();
+        frame.extend_from_slice(payload);
         self.connection.lock().push(&[&frame])
     }
 

@@ -8,7 +8,7 @@ mod progress;
 mod socket;
 mod tls;
 
-pub use frames::{FrameReader, FrameWriter, split};
+pub use frames::{FrameReader, FrameWriter, Next, split};
 pub use progress::Progress;
 pub use socket::Socket;
 pub use tls::Connection;

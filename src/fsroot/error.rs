@@ -1,0 +1,65 @@
+//! How the tree fails.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use crate::types::ErrorCode;
+
+/// What was being done, and why it failed.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub struct FsError {
+    code: ErrorCode,
+    doing: &'static str,
+    cause: Option<Errno>,
+}
+
+impl fmt::Display for FsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause {
+            Some(cause) => write!(f, "{}: {}", self.doing, cause.desc().to_lowercase()),
+            None => f.write_str(self.doing),
+        }
+    }
+}
+
+impl FsError {
+    /// An error with its code given; for what the kernel does not say, and for stores in tests.
+    pub fn new(code: ErrorCode, doing: &'static str, cause: Option<Errno>) -> Self {
+        Self { code, doing, cause }
+    }
+
+    /// The code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The same failure once the new name is visible: nobody can say which side of a crash it is on.
+    pub(super) fn after_the_rename(self) -> Self {
+        Self { code: ErrorCode::UnknownOutcome, ..self }
+    }
+
+    /// Turns what the kernel says into an error that knows what was being done.
+    pub(super) fn at(doing: &'static str) -> impl Fn(Errno) -> Self {
+        move |cause| Self { code: code_of(cause), doing, cause: Some(cause) }
+    }
+}
+
+fn code_of(cause: Errno) -> ErrorCode {
+    match cause {
+        Errno::ENOSPC => ErrorCode::NoSpace,
+        Errno::EDQUOT => ErrorCode::Quota,
+        Errno::EROFS => ErrorCode::ReadOnly,
+        // EXDEV: the path crosses a mount point, or tried to leave the tree.
+        Errno::EACCES | Errno::EPERM | Errno::EXDEV => ErrorCode::Denied,
+        Errno::ENOENT => ErrorCode::NotFound,
+        Errno::EEXIST => ErrorCode::Exists,
+        Errno::ELOOP | Errno::ENOTDIR | Errno::EISDIR | Errno::ENXIO => ErrorCode::WrongType,
+        Errno::ENOTEMPTY => ErrorCode::NotEmpty,
+        Errno::EFBIG => ErrorCode::TooLarge,
+        Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN | Errno::EBUSY => ErrorCode::Busy,
+        Errno::ENAMETOOLONG | Errno::EILSEQ => ErrorCode::BadName,
+        _ => ErrorCode::Io,
+    }
+}

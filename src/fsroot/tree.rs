@@ -1,0 +1,308 @@
+//! The tree itself: reading, describing, listing, making directories.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+
+use super::open::{OpenError, open_staging, open_top};
+use super::resolve::{component, open_below, open_directory};
+use super::{FsError, Kind, Listing, Staging, Stat, attribute};
+use crate::types::{Durability, ErrorCode, RelPath};
+
+/// How a tree is to be used.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Where files are kept while they come in.
+    pub staging: StagingPlace,
+    /// Permission bits that new files and directories do not get.
+    pub umask: u32,
+    /// Whether changes are flushed before they are acknowledged.
+    pub durability: Durability,
+}
+
+/// Where files are kept while they come in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StagingPlace {
+    /// In `.ftd-stage` at the top, which is ours alone: the daemon's way.
+    Directory,
+    /// Beside the files at the top, under names that nobody lists: the client's way.
+    Beside,
+}
+
+/// A directory that nothing leads out of. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    pub(super) top: Arc<OwnedFd>,
+    pub(super) stage: Arc<OwnedFd>,
+    pub(super) options: Options,
+}
+
+/// A stored file, open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    stat: Stat,
+    identity: Identity,
+}
+
+/// What must stay the same while a file is read: size, time of modification, time of change.
+type Identity = (i64, (i64, i64), (i64, i64));
+
+fn identity(stat: &FileStat) -> Identity {
+    (stat.st_size, (stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec))
+}
+
+impl Tree {
+    /// Opens the tree at `path`, after proving that it can be confined and written durably.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it or with the kernel.
+    pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let top = open_top(path, options.staging)?;
+        let stage = open_staging(&top, path, options.staging)?;
+        Ok(Self { top: Arc::new(top), stage: Arc::new(stage), options })
+    }
+
+    /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
+    /// left out.
+    ///
+    /// # Errors
+    /// As [`Tree::open`].
+    pub fn check(path: &Path) -> Result<(), OpenError> {
+        open_top(path, StagingPlace::Directory).map(drop)
+    }
+
+    /// Removes what unfinished transfers left behind, and gives how many they were.
+    ///
+    /// # Errors
+    /// The staging directory cannot be read or written.
+    pub fn sweep(&self) -> Result<usize, FsError> {
+        let fail = FsError::at("sweep the staging directory");
+        let again = open_below(&self.stage, b".", super::resolve::DIRECTORY, Mode::empty())
+            .map_err(&fail)?;
+        let mut swept = 0;
+        for entry in nix::dir::Dir::from_fd(again).map_err(&fail)? {
+            let entry = entry.map_err(&fail)?;
+            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                continue;
+            }
+            match unlinkat(&self.stage, entry.file_name(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) => swept += 1,
+                Err(Errno::ENOENT | Errno::EISDIR | Errno::EPERM) => {} // Nothing of ours.
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The descriptor of the top, for a sandbox rule.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.top.as_fd()
+    }
+
+    /// Bytes that can still be written, the reserve for root left out.
+    ///
+    /// # Errors
+    /// The file system cannot be asked.
+    pub fn free_bytes(&self) -> Result<u64, FsError> {
+        let space = fstatvfs(&self.top).map_err(FsError::at("ask for free space"))?;
+        Ok(space.blocks_available().saturating_mul(space.fragment_size()))
+    }
+
+    /// Starts a file that nobody can see.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn stage(&self) -> Result<Staging, FsError> {
+        Staging::create(self)
+    }
+
+    /// Opens a stored file. It is looked at first through an `O_PATH` descriptor, which nothing can
+    /// block on, and then reopened: the same file, whatever its name stands for by now.
+    ///
+    /// # Errors
+    /// `WrongType` for anything but a regular file.
+    pub fn open_file(&self, path: &RelPath) -> Result<OpenFile, FsError> {
+        let fail = FsError::at("open the file");
+        let handle = open_below(
+            &self.top,
+            path.raw_bytes(),
+            OFlag::O_PATH | OFlag::O_NOFOLLOW,
+            Mode::empty(),
+        )
+        .map_err(&fail)?;
+        if Stat::of(&fstat(&handle).map_err(&fail)?).kind != Kind::File {
+            return Err(FsError::new(
+                ErrorCode::WrongType,
+                "open the file: it is not a regular file",
+                None,
+            ));
+        }
+        let again = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let file = File::from(open(again.as_str(), flags, Mode::empty()).map_err(&fail)?);
+        let raw = fstat(&file).map_err(&fail)?;
+        let mut stat = Stat::of(&raw);
+        stat.digest = attribute::read(&file, &stat);
+        Ok(OpenFile { file, stat, identity: identity(&raw) })
+    }
+
+    /// Describes a name itself, not what a link points to; `None` is the top.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
+        let fail = FsError::at("look at the name");
+        let Some(path) = path else {
+            return Ok(Stat::of(&fstat(&self.top).map_err(fail)?));
+        };
+        let (parent, name) = path.split_last();
+        let parent = open_directory(&self.top, parent.as_ref()).map_err(&fail)?;
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT;
+        let raw = fstatat(&parent, component(&name), flags).map_err(&fail)?;
+        if raw.st_dev != fstat(&parent).map_err(&fail)?.st_dev {
+            return Err(fail(Errno::EXDEV));
+        }
+        let stat = Stat::of(&raw);
+        match stat.kind {
+            // Only the file itself has its digest; if it is another one by now, so be it.
+            Kind::File => Ok(self.open_file(path).map_or(stat, |file| file.stat)),
+            Kind::Directory | Kind::Other => Ok(stat),
+        }
+    }
+
+    /// Reads a directory; `None` is the top.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn list(&self, path: Option<&RelPath>) -> Result<Listing, FsError> {
+        let directory =
+            open_directory(&self.top, path).map_err(FsError::at("open the directory"))?;
+        Listing::new(directory).map_err(FsError::at("open the directory"))
+    }
+
+    /// Makes a directory and those above it, as far as they are missing, durably.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn ensure_directory(&self, path: &RelPath) -> Result<(), FsError> {
+        let mut made = Made::default();
+        let outcome = self.make_parents(Some(path), &mut made).map(drop);
+        match outcome.and_then(|()| made.flush(self)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                made.undo();
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a directory and makes what is missing on the way; `made` remembers what was made.
+    pub(super) fn make_parents(
+        &self,
+        path: Option<&RelPath>,
+        made: &mut Made,
+    ) -> Result<OwnedFd, FsError> {
+        let fail = FsError::at("make the directory");
+        match open_directory(&self.top, path) {
+            Err(Errno::ENOENT) => {}
+            opened => return opened.map_err(FsError::at("open the directory")),
+        }
+        let mut directory = open_directory(&self.top, None).map_err(&fail)?;
+        for name in path.iter().flat_map(|path| path.components()) {
+            let permissions = Mode::from_bits_truncate(0o777 & !self.options.umask);
+            let is_new = match mkdirat(&directory, component(&name), permissions) {
+                Ok(()) => true,
+                Err(Errno::EEXIST) => false,
+                Err(error) => return Err(fail(error)),
+            };
+            let next =
+                open_below(&directory, name.raw_bytes(), super::resolve::DIRECTORY, Mode::empty());
+            let next = next.map_err(&fail)?;
+            let parent = std::mem::replace(&mut directory, next);
+            if is_new {
+                made.directories.push((parent, name.raw_bytes().to_vec()));
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Flushes a directory, unless this tree does without.
+    pub(super) fn flush(&self, directory: impl AsFd) -> nix::Result<()> {
+        match self.options.durability {
+            Durability::Full => fsync(directory),
+            Durability::None => Ok(()),
+        }
+    }
+}
+
+/// Directories that were made on the way to a name, outermost first: each with the one it is in.
+#[derive(Default)]
+pub(super) struct Made {
+    directories: Vec<(OwnedFd, Vec<u8>)>,
+}
+
+impl Made {
+    /// Makes the new names durable, innermost first.
+    pub(super) fn flush(&self, tree: &Tree) -> Result<(), FsError> {
+        for (parent, _) in self.directories.iter().rev() {
+            tree.flush(parent).map_err(FsError::at("flush the directory"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes them again, as far as nobody uses them yet.
+    pub(super) fn undo(&self) {
+        for (parent, name) in self.directories.iter().rev() {
+            // A directory that is in use by now stays; so do those above it.
+            if unlinkat(parent, name.as_slice(), UnlinkatFlags::RemoveDir).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl OpenFile {
+    /// What it was when it was opened.
+    pub fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
+    /// Fills `buffer` from `offset` on; less than its length is the end of the file.
+    ///
+    /// # Errors
+    /// As pread(2).
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, FsError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let cause = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+                    return Err(FsError::at("read the file")(cause));
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Whether size and times still are what they were when it was opened.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn unchanged(&self) -> Result<bool, FsError> {
+        let raw = fstat(&self.file).map_err(FsError::at("look at the file"))?;
+        Ok(identity(&raw) == self.identity)
+    }
+}

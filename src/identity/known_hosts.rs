@@ -1,0 +1,102 @@
+//! The servers that a user trusts: whole key lines, pinned per `host:port`.
+#![expect(clippy::disallowed_methods, reason = "the user's own file, named by the user")]
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use thiserror::Error;
+
+use super::{KeyError, parse_public_line, public_line};
+use crate::types::PublicKey;
+
+/// Bytes of the largest file that is read.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The file's content. Several lines for one host are several keys that are good.
+///
+/// *Shape*: `HOST:PORT ALGORITHM BASE64 [COMMENT]`; `#` starts a comment line.
+#[derive(Clone, Debug, Default)]
+pub struct KnownHosts(Vec<(String, PublicKey)>);
+
+/// Why the file cannot be used. It is never skipped: that would turn a known host into a new one.
+#[derive(Debug, Error)]
+pub enum KnownHostsError {
+    /// It cannot be read or written.
+    #[error("known hosts {path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A line makes no sense.
+    #[error("known hosts {path}:{line}: {source}")]
+    Line {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        source: KeyError,
+    },
+}
+
+impl KnownHosts {
+    /// Reads the file; one that is missing knows nobody.
+    ///
+    /// # Errors
+    /// The file or the line that is wrong.
+    pub fn load(path: &Path) -> Result<Self, KnownHostsError> {
+        let mut text = String::new();
+        match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => {
+                return Err(KnownHostsError::Io { path: path.display().to_string(), source });
+            }
+            Ok(_) => {}
+        }
+        let mut known = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (host, key) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+            let (key, _) = parse_public_line(key).map_err(|source| KnownHostsError::Line {
+                path: path.display().to_string(),
+                line: index + 1,
+                source,
+            })?;
+            known.push((host.to_ascii_lowercase(), key));
+        }
+        Ok(Self(known))
+    }
+
+    /// The keys that are good for `host`, which includes the port; none for a host that is new.
+    pub fn lookup(&self, host: &str) -> Vec<PublicKey> {
+        let host = host.to_ascii_lowercase();
+        self.0.iter().filter(|(known, _)| *known == host).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Remembers a key, durably; the directory is made if need be. One write, so that two processes
+    /// never mix their lines.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(path: &Path, host: &str, key: &PublicKey) -> Result<(), KnownHostsError> {
+        let write = || -> io::Result<()> {
+            if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            }
+            let mut file = File::options().append(true).create(true).mode(0o600).open(path)?;
+            file.write_all(
+                format!("{} {}\n", host.to_ascii_lowercase(), public_line(key)).as_bytes(),
+            )?;
+            file.sync_all()
+        };
+        write().map_err(|source| KnownHostsError::Io { path: path.display().to_string(), source })
+    }
+}

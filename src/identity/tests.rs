@@ -1,0 +1,1 @@
+//! Goal: a key is the same key in every form, and nothing else passes for one.

@@ -1,0 +1,62 @@
+//! How a transfer fails.
+
+use thiserror::Error;
+
+use crate::fsroot::FsError;
+use crate::types::{ErrorCode, Sha256Digest};
+
+/// Why a transfer did not happen; the old file, if there was one, is as it was.
+#[derive(Clone, Debug, Error)]
+pub enum TransferError {
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] FsError),
+    /// What arrived is not what was sent.
+    #[error("the content's SHA-256 is {computed}, the sender announced {announced}")]
+    Digest {
+        /// Over what was written.
+        computed: Sha256Digest,
+        /// What the trailer says.
+        announced: Sha256Digest,
+    },
+    /// What arrived is not as long as what was sent.
+    #[error("{received} bytes arrived, the sender announced {announced}")]
+    Length {
+        /// Bytes that were written.
+        received: u64,
+        /// What the trailer says.
+        announced: u64,
+    },
+    /// Larger than the largest file allowed.
+    #[error("the file is larger than {limit} bytes, the largest that is allowed here")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The file changed while it was read.
+    #[error("the file changed while it was being read")]
+    Changed,
+    /// The other side gave up; nothing is to be reported to it.
+    #[error("given up")]
+    Aborted,
+    /// A file may only be replaced by this user, and there is none.
+    #[error("not allowed: this needs the right \"create\"")]
+    ReplaceOnly,
+    /// A fault of our own ended this request.
+    #[error("an internal error ended this request")]
+    Panicked,
+}
+
+impl TransferError {
+    /// The code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Digest { .. } | Self::Length { .. } => ErrorCode::BadDigest,
+            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::Changed => ErrorCode::Changed,
+            Self::ReplaceOnly => ErrorCode::Denied,
+            Self::Aborted | Self::Panicked => ErrorCode::Internal,
+        }
+    }
+}

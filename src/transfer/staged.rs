@@ -1,0 +1,135 @@
+//! The order that the promise rests on, kept by the compiler.
+//!
+//! [`Staged`] takes bytes, [`Staged::verify`] is the only source of [`Verified`], and
+//! [`Verified::commit`] the only source of [`Committed`], without which no answer says "stored".
+
+use sha2::{Digest, Sha256};
+
+use super::{Staging, TransferError};
+use crate::fsroot::Publish;
+use crate::types::{RelPath, Sha256Digest};
+
+/// What ends a transfer: length and digest of its content.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Seal {
+    /// Bytes of content.
+    pub bytes: u64,
+    /// SHA-256 of the content.
+    pub digest: Sha256Digest,
+}
+
+/// A file on its way in: nobody can see it.
+#[derive(Debug)]
+pub struct Staged<S> {
+    staging: S,
+    hasher: Sha256,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+/// A file whose content is exactly what the sender sent.
+#[derive(Debug)]
+pub struct Verified<S> {
+    staging: S,
+    seal: Seal,
+}
+
+/// A file that is whole, verified, in place and durable. Only [`Verified::commit`] makes one.
+#[derive(Debug)]
+pub struct Committed {
+    seal: Seal,
+    mtime_ns: i64,
+    replaced: bool,
+}
+
+impl<S: Staging> Staged<S> {
+    /// Starts with nothing written.
+    pub fn new(staging: S, bytes_max: u64) -> Self {
+        Self { staging, hasher: Sha256::new(), bytes: 0, bytes_max }
+    }
+
+    /// Appends content.
+    ///
+    /// # Errors
+    /// The store's, or `TooLarge` before a byte past the limit is written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.bytes = self.bytes.saturating_add(bytes.len() as u64);
+        if self.bytes > self.bytes_max {
+            return Err(TransferError::TooLarge { limit: self.bytes_max });
+        }
+        self.hasher.update(bytes);
+        Ok(self.staging.write_all(bytes)?)
+    }
+
+    /// Compares what was written with what the sender says it sent.
+    ///
+    /// # Errors
+    /// `Length` or `Digest`; the staged file is gone.
+    pub fn verify(self, announced: Seal) -> Result<Verified<S>, TransferError> {
+        if self.bytes != announced.bytes {
+            return Err(TransferError::Length { received: self.bytes, announced: announced.bytes });
+        }
+        let computed = digest_of(self.hasher);
+        if computed != announced.digest {
+            return Err(TransferError::Digest { computed, announced: announced.digest });
+        }
+        Ok(Verified { staging: self.staging, seal: announced })
+    }
+}
+
+impl<S: Staging> Verified<S> {
+    /// Makes the file durable under its name.
+    ///
+    /// # Errors
+    /// The store's; `UnknownOutcome` when the name is in place and its directory could not be flushed.
+    pub fn commit(self, target: &RelPath, terms: &Terms) -> Result<Committed, TransferError> {
+        let publish = Publish {
+            replace: terms.replace,
+            parents: terms.parents,
+            mode: terms.mode,
+            mtime_ns: terms.mtime_ns,
+            digest: self.seal.digest,
+            bytes: self.seal.bytes,
+        };
+        let published = self.staging.commit(target, &publish)?;
+        Ok(Committed {
+            seal: self.seal,
+            mtime_ns: published.stat.mtime_ns,
+            replaced: published.replaced,
+        })
+    }
+}
+
+impl Committed {
+    /// Length and digest of what is stored.
+    pub fn seal(&self) -> Seal {
+        self.seal
+    }
+
+    /// Its time of modification, nanoseconds since 1970.
+    pub fn mtime_ns(&self) -> i64 {
+        self.mtime_ns
+    }
+
+    /// Whether it took the place of another file.
+    pub fn replaced(&self) -> bool {
+        self.replaced
+    }
+}
+
+pub(super) fn digest_of(hasher: Sha256) -> Sha256Digest {
+    Sha256Digest(hasher.finalize().into())
+}
+
+/// What a commit may do, and what the file is to look like.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Whether a file of that name may be replaced.
+    pub replace: bool,
+    /// What to do about missing parent directories.
+    pub parents: crate::fsroot::Parents,
+    /// Permission bits, before the umask.
+    pub mode: Option<u32>,
+    /// Time of modification, nanoseconds since 1970.
+    pub mtime_ns: Option<i64>,
+}

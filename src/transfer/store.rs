@@ -1,0 +1,103 @@
+//! What a transfer needs of a place that keeps files.
+
+use crate::fsroot::{
+    Entry, FsError, Listing, OpenFile, Publish, Published, Staging as StagingFile, Stat, Tree,
+};
+use crate::types::RelPath;
+
+/// A place that keeps files by name: the confined tree, and in the tests one that fails on demand.
+///
+/// All calls block. No descriptor, file or absolute path crosses this trait.
+pub trait Store: Send + Sync + 'static {
+    /// A file on its way in.
+    type Staging: Staging;
+    /// A file on its way out.
+    type Source: Source;
+    /// A directory being read.
+    type Listing: Iterator<Item = Result<Entry, FsError>> + Send + 'static;
+
+    /// Starts a file that nobody can see.
+    fn stage(&self) -> Result<Self::Staging, FsError>;
+    /// Opens a stored file.
+    fn open(&self, path: &RelPath) -> Result<Self::Source, FsError>;
+    /// Describes a name; `None` is the top.
+    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError>;
+    /// Makes a directory and those above it.
+    fn ensure_directory(&self, path: &RelPath) -> Result<(), FsError>;
+    /// Reads a directory; `None` is the top.
+    fn list(&self, path: Option<&RelPath>) -> Result<Self::Listing, FsError>;
+}
+
+/// A file that is being received. Dropping it leaves nothing behind.
+pub trait Staging: Send + 'static {
+    /// Makes sure of room for so many bytes in all.
+    fn reserve(&mut self, bytes: u64) -> Result<(), FsError>;
+    /// Appends.
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), FsError>;
+    /// Makes the file durable under its name: whole, or not at all.
+    fn commit(self, target: &RelPath, publish: &Publish) -> Result<Published, FsError>;
+}
+
+/// A file that is being sent.
+pub trait Source: Send + 'static {
+    /// What it was when it was opened; `None` for a stream whose end is not known.
+    fn stat(&self) -> Option<&Stat>;
+    /// Fills `buffer` as far as possible; less than asked for is the end.
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, FsError>;
+    /// Whether it still is what it was when it was opened.
+    fn unchanged(&self) -> Result<bool, FsError>;
+}
+
+impl Store for Tree {
+    type Staging = StagingFile;
+    type Source = OpenFile;
+    type Listing = Listing;
+
+    fn stage(&self) -> Result<StagingFile, FsError> {
+        Tree::stage(self)
+    }
+
+    fn open(&self, path: &RelPath) -> Result<OpenFile, FsError> {
+        self.open_file(path)
+    }
+
+    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
+        Tree::stat(self, path)
+    }
+
+    fn ensure_directory(&self, path: &RelPath) -> Result<(), FsError> {
+        Tree::ensure_directory(self, path)
+    }
+
+    fn list(&self, path: Option<&RelPath>) -> Result<Listing, FsError> {
+        Tree::list(self, path)
+    }
+}
+
+impl Staging for StagingFile {
+    fn reserve(&mut self, bytes: u64) -> Result<(), FsError> {
+        StagingFile::reserve(self, bytes)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+        StagingFile::write_all(self, bytes)
+    }
+
+    fn commit(self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
+        StagingFile::commit(self, target, publish)
+    }
+}
+
+impl Source for OpenFile {
+    fn stat(&self) -> Option<&Stat> {
+        Some(OpenFile::stat(self))
+    }
+
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, FsError> {
+        OpenFile::read_at(self, buffer, offset)
+    }
+
+    fn unchanged(&self) -> Result<bool, FsError> {
+        OpenFile::unchanged(self)
+    }
+}
