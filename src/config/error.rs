@@ -1,99 +1,129 @@
-//! What is wrong with a configuration, by file, line and key.
+//! What is wrong in a file, and where.
 
 use std::fmt;
-use std::ops::Range;
 
-use thiserror::Error;
+use crate::types::Escaped;
 
-/// Problems that are told at once, at the most.
-const ERRORS_MAX: usize = 20;
-
-/// One problem; prints as `ftd.toml:12: limits.connections: must be at least 1`.
+/// One thing that is wrong, printed as `/etc/ftd.toml:12: user.alice.home: message`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConfigError {
-    /// The file as the administrator named it.
+    /// The file, as the caller of `parse` named it.
     pub file: String,
-    /// The line, from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// The dotted key; empty for the file as a whole.
+    /// The key with its sections; empty where the file as a whole is meant. Elements of a list and
+    /// users without a name are counted from 1: `user[2].keys[1]`.
     pub key: String,
-    /// What is wrong, and what is possible.
+    /// What is wrong, for a human.
     pub message: String,
 }
 
+impl std::error::Error for ConfigError {}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, line, key, message } = self;
-        match key.as_str() {
-            "" => write!(f, "{file}:{line}: {message}"),
-            key => write!(f, "{file}:{line}: {key}: {message}"),
+        write!(f, "{}:{}: ", self.file, self.line)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
         }
+        f.write_str(&self.message)
     }
 }
 
-/// All problems that were found, in the order of the file; one a line.
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
+/// Everything that is wrong in a file, in the order of its lines; one line of text each.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigErrors {
+    errors: Vec<ConfigError>,
+    omitted: usize,
+}
+
+impl ConfigErrors {
+    /// How many are kept; the rest is counted.
+    pub const SHOWN_MAX: usize = 20;
+
+    /// The first [`Self::SHOWN_MAX`] problems.
+    pub fn errors(&self) -> &[ConfigError] {
+        &self.errors
+    }
+
+    /// How many more there are.
+    pub fn omitted(&self) -> usize {
+        self.omitted
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().take(ERRORS_MAX).enumerate() {
-            let newline = if index == 0 { "" } else { "\n" };
-            write!(f, "{newline}{error}")?;
+        for (index, error) in self.errors.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
         }
-        match self.0.len().saturating_sub(ERRORS_MAX) {
+        match self.omitted {
             0 => Ok(()),
-            more => write!(f, "\n… and {more} more"),
+            omitted => write!(f, "\n… and {omitted} more"),
         }
     }
 }
 
-/// Collects problems while a file is being judged.
-pub(super) struct Judge<'a> {
+/// The problems met so far, by their place in the text.
+pub(super) struct Problems<'a> {
     file: &'a str,
     text: &'a str,
-    errors: Vec<ConfigError>,
+    line_starts: Vec<usize>,
+    found: Vec<(usize, String, String)>,
 }
 
-impl<'a> Judge<'a> {
-    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text, errors: Vec::new() }
+impl<'a> Problems<'a> {
+    pub fn new(file: &'a str, text: &'a str) -> Self {
+        let line_starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        Self { file, text, line_starts, found: Vec::new() }
     }
 
-    /// Notes a problem at a place in the text.
-    pub(super) fn add(
-        &mut self,
-        span: Range<usize>,
-        key: impl Into<String>,
-        message: impl Into<String>,
-    ) {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line = 1 + before.matches('\n').count();
-        let error = ConfigError {
-            file: self.file.to_owned(),
-            line,
-            key: key.into(),
-            message: message.into(),
-        };
-        self.errors.push(error);
+    pub fn add(&mut self, at: usize, key: impl Into<String>, message: impl Into<String>) {
+        self.found.push((at, key.into(), message.into()));
     }
 
-    /// Notes a problem unless there is none.
-    pub(super) fn take<T>(
-        &mut self,
-        span: Range<usize>,
-        key: impl Into<String>,
-        outcome: Result<T, String>,
-    ) -> Option<T> {
-        outcome.map_err(|message| self.add(span, key, message)).ok()
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
     }
 
-    pub(super) fn is_content(&self) -> bool {
-        self.errors.is_empty()
+    /// The line, from 1, of a byte of the text.
+    pub fn line(&self, at: usize) -> usize {
+        1 + self.line_starts.partition_point(|start| *start <= at)
     }
 
-    pub(super) fn into_errors(mut self) -> ConfigErrors {
-        self.errors.sort_by_key(|error| error.line);
-        ConfigErrors(self.errors)
+    /// A piece of the file as it is spelled there, fit for a message.
+    pub fn source(&self, span: std::ops::Range<usize>) -> String {
+        shown(self.text.get(span).unwrap_or_default())
+    }
+
+    pub fn into_errors(mut self) -> ConfigErrors {
+        self.found.sort_by_key(|(at, ..)| *at);
+        let omitted = self.found.len().saturating_sub(ConfigErrors::SHOWN_MAX);
+        let found = std::mem::take(&mut self.found);
+        let errors = found
+            .into_iter()
+            .take(ConfigErrors::SHOWN_MAX)
+            .map(|(at, key, message)| ConfigError {
+                file: self.file.to_owned(),
+                line: self.line(at),
+                key,
+                message,
+            })
+            .collect();
+        ConfigErrors { errors, omitted }
+    }
+}
+
+/// Text from the file, escaped and cut, so that every message stays one line.
+pub(super) fn shown(text: &str) -> String {
+    const CHARS_MAX: usize = 100;
+    match text.char_indices().nth(CHARS_MAX) {
+        None => Escaped(text.as_bytes()).to_string(),
+        Some((end, _)) => format!("{}…", Escaped(&text.as_bytes()[..end])),
     }
 }

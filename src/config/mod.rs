@@ -1,16 +1,24 @@
-//! Floor 1: the configuration, text in and [`Settings`] out.
+//! Floor 1: the text of `ftd.toml` in, [`Settings`] out; no file, account or key is looked at here.
 //!
-//! It reads no file and asks nobody: key lines and account names are judged by the [`Resolvers`] that
-//! the caller brings. Two stages: `raw` mirrors the file, [`Settings`] holds only legal values.
+//! Three stages with names: `raw` mirrors the file and knows every key, `check` turns what it holds
+//! into legal values, [`Settings`] can hold nothing else. What needs another module (key lines) or
+//! the machine (account names) is handed in as [`Resolvers`]. Everything wrong is collected, so an
+//! administrator mends a file in one round; a key that is not known is refused, because a
+//! restriction that is silently ignored is a hole.
 
-mod dump;
+mod check;
 mod error;
-mod limits;
+mod print;
+mod quantity;
 mod raw;
 mod settings;
+
 #[cfg(test)]
 mod tests;
 
+pub use check::{FILE_BYTES_MAX, Resolvers, parse};
 pub use error::{ConfigError, ConfigErrors};
-pub use limits::Limits;
-pub use settings::{Listen, Resolvers, SandboxMode, Settings, User, parse, restart_needed};
+pub use settings::{
+    Bound, LISTEN_MAX, Limits, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX, User,
+    restart_needed,
+};

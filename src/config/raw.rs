@@ -1,125 +1,131 @@
-//! The file as it is spelled. Every value knows its place, so that a problem can cite its line.
+//! The file as it is spelled: which keys there are, and where their values stand.
+//!
+//! Values keep their type and place until `check` asks for them. A derived deserializer would stop
+//! at the first unknown key or wrong type; here both are collected with all the rest.
 
-use serde::Deserialize;
-use toml::{Spanned, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
-use super::error::Judge;
+use super::error::{Problems, shown};
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct RawFile {
-    pub(super) root: Option<Spanned<String>>,
-    pub(super) listen: Option<Spanned<Vec<Spanned<String>>>>,
-    pub(super) host_key: Option<Spanned<String>>,
-    pub(super) durability: Option<Spanned<String>>,
-    pub(super) sandbox: Option<Spanned<String>>,
-    pub(super) umask: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) limits: RawLimits,
-    #[serde(default)]
-    pub(super) user: Vec<Spanned<RawUser>>,
-}
+/// A value and where it stands.
+pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
-/// Numbers, sizes and times: whether one is what its key asks for is judged by hand.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct RawLimits {
-    pub(super) max_file_size: Option<Spanned<Value>>,
-    pub(super) connections: Option<Spanned<Value>>,
-    pub(super) connections_per_user: Option<Spanned<Value>>,
-    pub(super) requests_per_connection: Option<Spanned<Value>>,
-    pub(super) buffer_memory: Option<Spanned<Value>>,
-    pub(super) file_workers: Option<Spanned<Value>>,
-    pub(super) handshake_timeout: Option<Spanned<Value>>,
-    pub(super) idle_timeout: Option<Spanned<Value>>,
-    pub(super) stall_timeout: Option<Spanned<Value>>,
-    pub(super) drain_timeout: Option<Spanned<Value>>,
-}
+/// Declares one section of the file: its fields are all the keys that exist in it.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($field:ident = $key:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Default)]
+        pub(super) struct $name<'t, 'i> { $(pub $field: Option<&'t Value<'i>>,)+ }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct RawUser {
-    pub(super) name: Spanned<String>,
-    #[serde(default)]
-    pub(super) keys: Vec<Spanned<String>>,
-    #[serde(default)]
-    pub(super) unix: Vec<Spanned<String>>,
-    pub(super) home: Option<Spanned<String>>,
-    pub(super) allow: Option<Spanned<Vec<Spanned<String>>>>,
-}
+        impl<'t, 'i> $name<'t, 'i> {
+            /// Every key of the section, in the order of the shipped file.
+            pub const KEYS: &'static [&'static str] = &[$($key,)+];
 
-/// Reads the text; what is no TOML, or has a key that is not known, is a problem with its line.
-pub(super) fn read(text: &str, judge: &mut Judge<'_>) -> Option<RawFile> {
-    match toml::from_str(text) {
-        Ok(raw) => Some(raw),
-        Err(error) => {
-            let span = error.span().unwrap_or(0..0);
-            let (key, message) = explain(text, span.start, error.message());
-            judge.add(span, key, message);
-            None
-        }
-    }
-}
-
-/// Puts the parser's words into ours: the dotted key in front, and a guess at what was meant.
-fn explain(text: &str, at: usize, message: &str) -> (String, String) {
-    let section = section_at(text, at);
-    let dotted =
-        |key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    if message.starts_with("unknown field") {
-        let unknown = quoted.next().unwrap_or_default();
-        let known = quoted.collect::<Vec<_>>();
-        let near = known.iter().find(|known| distance(known, unknown) <= 2);
-        let guess = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-        return (
-            dotted(unknown),
-            format!("unknown key; {guess}possible here: {}", known.join(", ")),
-        );
-    }
-    if message.starts_with("missing field") {
-        return (dotted(quoted.next().unwrap_or_default()), "is missing".to_owned());
-    }
-    let line =
-        text.get(..at).and_then(|before| text.get(before.rfind('\n').map_or(0, |at| at + 1)..));
-    let line = line.and_then(|rest| rest.lines().next()).unwrap_or_default();
-    match line.split_once('=') {
-        Some((key, _)) if !line.trim_start().starts_with('#') => {
-            (dotted(key.trim()), message.replace('\n', " "))
-        }
-        _ => (section, message.replace('\n', " ")),
-    }
-}
-
-/// The table that a place in the text belongs to: `limits`, `user[2]`, or nothing at the top.
-fn section_at(text: &str, at: usize) -> String {
-    let end =
-        text.get(at..).and_then(|rest| rest.find('\n')).map_or(text.len(), |newline| at + newline);
-    let mut section = String::new();
-    let mut users = 0;
-    for line in text.get(..end).unwrap_or(text).lines().map(str::trim) {
-        if line.starts_with("[[user]]") {
-            users += 1;
-            section = format!("user[{users}]");
-        } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next())
-            && !name.starts_with('[') && !name.contains('"') {
-                name.clone_into(&mut section);
+            /// Sorts the values of `table` by key; a key that is not known is a problem.
+            /// `place` is what stands before the key in messages: empty, or with its final dot.
+            pub fn read(place: &str, table: &'t DeTable<'i>, problems: &mut Problems<'_>) -> Self {
+                let mut section = Self::default();
+                for (key, value) in table {
+                    match key.get_ref().as_ref() {
+                        $($key => section.$field = Some(value),)+
+                        unknown => problems.add(
+                            key.span().start,
+                            format!("{place}{}", shown(unknown)),
+                            unknown_key(unknown, Self::KEYS),
+                        ),
+                    }
+                }
+                section
             }
-    }
-    section
+        }
+    };
 }
 
-/// Edits between two words (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let other = other.as_bytes();
-    let mut row = (0..=other.len()).collect::<Vec<_>>();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in other.iter().enumerate() {
-            let cost = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+section! {
+    /// What stands before the first section header.
+    RawFile {
+        root = "root",
+        listen = "listen",
+        host_key = "host-key",
+        durability = "durability",
+        sandbox = "sandbox",
+        umask = "umask",
+        limits = "limits",
+        user = "user",
+    }
+}
+
+section! {
+    /// `[limits]`.
+    RawLimits {
+        max_file_size = "max-file-size",
+        connections = "connections",
+        connections_per_user = "connections-per-user",
+        requests_per_connection = "requests-per-connection",
+        buffer_memory = "buffer-memory",
+        file_workers = "file-workers",
+        handshake_timeout = "handshake-timeout",
+        idle_timeout = "idle-timeout",
+        stall_timeout = "stall-timeout",
+        drain_timeout = "drain-timeout",
+    }
+}
+
+section! {
+    /// One `[[user]]`.
+    RawUser {
+        name = "name",
+        keys = "keys",
+        unix = "unix",
+        home = "home",
+        allow = "allow",
+    }
+}
+
+/// What to say about a key that is not one of `known`.
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    let possible = known.join(", ");
+    if let Some(near) = closest(key, known) {
+        return format!("unknown key; did you mean `{near}`? possible here are {possible}");
+    }
+    let elsewhere = [
+        (RawFile::KEYS, "stands before the first [section] of the file"),
+        (RawLimits::KEYS, "belongs in [limits]"),
+        (RawUser::KEYS, "belongs in a [[user]]"),
+    ];
+    match elsewhere.iter().find(|(keys, _)| keys.contains(&key)) {
+        Some((_, place)) => format!("unknown key here; it {place}; possible here are {possible}"),
+        None => format!("unknown key; possible here are {possible}"),
+    }
+}
+
+/// The known key that `key` most likely wanted to be: at most a third of it is spelled otherwise.
+fn closest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+    const KEY_BYTES_MAX: usize = 40; // Longer than any key and its slips; bounds the work.
+    if key.len() > KEY_BYTES_MAX {
+        return None;
+    }
+    let key = key.to_ascii_lowercase().replace('_', "-");
+    known
+        .iter()
+        .map(|known| (edits(key.as_bytes(), known.as_bytes()), *known))
+        .filter(|(edits, known)| edits * 3 <= known.len())
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// How many bytes must be added, removed or changed to make `a` into `b` (Levenshtein).
+fn edits(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut corner = i;
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let change = corner + usize::from(from != to);
+            corner = row[j + 1];
+            row[j + 1] = change.min(corner + 1).min(row[j] + 1);
         }
     }
-    row[other.len()]
+    row[b.len()]
 }

@@ -1,0 +1,70 @@
+//! Settings as a file again, for `ftd check --dump`.
+
+use std::fmt::{Display, Write as _};
+
+use crate::types::{Durability, PublicKey, Right};
+
+use super::quantity::Quantity;
+use super::settings::{Bound, Limits, Settings, User};
+
+impl Settings {
+    /// The settings as a whole `ftd.toml`, nothing left to defaults; it parses back to equal ones.
+    ///
+    /// `key_line` prints a key as one line. Accounts come out as decimal uids.
+    pub fn to_toml(&self, key_line: &dyn Fn(&PublicKey) -> String) -> String {
+        let mut out = String::new();
+        let durability = match self.durability {
+            Durability::Full => "full",
+            Durability::None => "none",
+        };
+        line(&mut out, "root", string(self.root.display()));
+        line(&mut out, "listen", list(&self.listen));
+        line(&mut out, "host-key", string(self.host_key.display()));
+        line(&mut out, "durability", string(durability));
+        line(&mut out, "sandbox", string(self.sandbox.name()));
+        line(&mut out, "umask", string(format_args!("{:03o}", self.umask)));
+        out.push_str("\n[limits]\n");
+        let limits = &self.limits;
+        size(&mut out, &Limits::MAX_FILE_SIZE, limits.max_file_size);
+        count(&mut out, &Limits::CONNECTIONS, limits.connections);
+        count(&mut out, &Limits::CONNECTIONS_PER_USER, limits.connections_per_user);
+        count(&mut out, &Limits::REQUESTS_PER_CONNECTION, limits.requests_per_connection);
+        size(&mut out, &Limits::BUFFER_MEMORY, limits.buffer_memory);
+        count(&mut out, &Limits::FILE_WORKERS, limits.file_workers);
+        size(&mut out, &Limits::HANDSHAKE_TIMEOUT, limits.handshake_timeout);
+        size(&mut out, &Limits::IDLE_TIMEOUT, limits.idle_timeout);
+        size(&mut out, &Limits::STALL_TIMEOUT, limits.stall_timeout);
+        size(&mut out, &Limits::DRAIN_TIMEOUT, limits.drain_timeout);
+        for User { principal, keys, uids } in &self.users {
+            out.push_str("\n[[user]]\n");
+            line(&mut out, "name", string(&principal.name));
+            line(&mut out, "keys", list(keys.iter().map(key_line)));
+            line(&mut out, "unix", list(uids));
+            let home = principal.home.as_ref().map_or(&b"."[..], |home| home.raw_bytes());
+            line(&mut out, "home", string(String::from_utf8_lossy(home)));
+            line(&mut out, "allow", list(principal.rights.iter().map(Right::name)));
+        }
+        out
+    }
+}
+
+fn line(out: &mut String, key: &str, value: impl Display) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "{key} = {value}");
+}
+
+fn size<T: Quantity>(out: &mut String, bound: &Bound<T>, value: T) {
+    line(out, bound.key, string(value.show()));
+}
+
+fn count(out: &mut String, bound: &Bound<usize>, value: usize) {
+    line(out, bound.key, value.show());
+}
+
+fn string(text: impl Display) -> toml::Value {
+    toml::Value::String(text.to_string())
+}
+
+fn list(items: impl IntoIterator<Item: Display>) -> toml::Value {
+    toml::Value::Array(items.into_iter().map(string).collect())
+}
