@@ -1,8 +1,23 @@
 //! Floor 4: the daemon.
 
+pub mod cli;
+mod lifecycle;
+mod listener;
+mod logging;
+mod outgoing;
 pub mod sandbox;
+mod server;
+mod session;
+mod settings;
+mod start;
+mod users;
+mod verbs;
 
-/// Runs `ftd`.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Runs `ftd` and gives its exit code: 0 fine, 1 failed, 2 usage, 78 configuration.
+pub fn main() -> ExitCode {
+    start::run(cli::Cli::parse())
 }

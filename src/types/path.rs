@@ -19,7 +19,7 @@ pub struct RelPath(Vec<u8>);
 pub struct FileName<'a>(&'a [u8]);
 
 /// Why a path is refused; positions count components from 1.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NameError {
     /// The path has no bytes at all.
     Empty,

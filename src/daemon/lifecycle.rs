@@ -1,0 +1,138 @@
+//! The daemon's life: signals, reloads, the drain, and what systemd is told of them.
+
+use std::io;
+use std::sync::Arc;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::listener::{self, Bound, Gate};
+use super::server::{Live, Phase, Server};
+use super::settings::{self, ConfigFile};
+use super::users::Users;
+use crate::config::{Settings, restart_needed};
+use crate::transfer::{Pool, Store, Workers};
+
+/// The signals that end the daemon.
+struct Stop {
+    stop: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stopped(&mut self) {
+        tokio::select! {
+            _ = self.stop.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the drain.
+pub(super) async fn run<S: Store>(
+    store: Arc<S>,
+    bound: Vec<Bound>,
+    tls: Arc<rustls::ServerConfig>,
+    file: ConfigFile,
+    settings: Settings,
+    sandbox: String,
+) -> io::Result<()> {
+    let mut signals = Stop::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let limits = settings.limits.clone();
+    let pool = Pool::new(limits.buffer_memory);
+    let workers = Workers::new(limits.file_workers);
+    let users = Users::new(&settings, &pool, &workers, None);
+    let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));
+    let (phase, phase_seen) = watch::channel(Phase::Serving);
+    let (busy, mut all_done) = mpsc::channel(1);
+    let server = Server { store, live: live_seen, phase: phase_seen, busy };
+    let gate = Gate::new(tls, limits.connections);
+
+    let mut listeners = JoinSet::new();
+    for bound in bound {
+        tracing::info!(address = bound.address(), "listening");
+        listeners.spawn(listener::serve(bound, gate.clone(), server.clone()));
+    }
+    drop(server);
+    let status = format!("serving; {sandbox}");
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    tracing::info!("ready");
+
+    loop {
+        tokio::select! {
+            () = signals.stopped() => break,
+            Some(()) = hangup.recv() => {
+                if let Ok(now) = NotifyState::monotonic_usec_now() {
+                    notify(&[NotifyState::Reloading, now]);
+                }
+                let status = match reload(&file, &live, &pool, &workers) {
+                    Ok(users) => {
+                        tracing::info!(users, "configuration reloaded");
+                        status.clone()
+                    }
+                    Err(why) => {
+                        tracing::error!("reload refused, the configuration before it stays in force: {why}");
+                        format!("{status}; last reload refused: {}", why.replace('\n', "; "))
+                    }
+                };
+                notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+            }
+            Some(ended) = listeners.join_next() => {
+                // An accept loop ends by itself only when it could not start.
+                ended.map_err(io::Error::other)??;
+            }
+        }
+    }
+
+    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    tracing::info!("draining");
+    let drain_timeout = live.borrow().settings.limits.drain_timeout;
+    phase.send_replace(Phase::Draining);
+    while listeners.join_next().await.is_some() {}
+    let cut = tokio::select! {
+        ended = timeout(drain_timeout, all_done.recv()) => ended.is_err(),
+        () = signals.stopped() => true,
+    };
+    if cut {
+        tracing::warn!("stopping with transfers unfinished: nothing of them is stored");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Puts a new configuration in force, whole, or none of it.
+fn reload(
+    file: &ConfigFile,
+    live: &watch::Sender<Arc<Live>>,
+    pool: &Arc<Pool>,
+    workers: &Workers,
+) -> Result<usize, String> {
+    let before = Arc::clone(&live.borrow());
+    let settings = settings::load(file).map_err(|error| error.to_string())?;
+    let fixed = restart_needed(&before.settings, &settings);
+    if !fixed.is_empty() {
+        return Err(format!("a change of {} needs a restart", fixed.join(", ")));
+    }
+    let users = Users::new(&settings, pool, workers, Some(&before.users));
+    let count = settings.users.len();
+    live.send_replace(Arc::new(Live { settings, users }));
+    Ok(count)
+}
+
+/// Tells systemd, where there is one: without `NOTIFY_SOCKET` this does nothing.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}

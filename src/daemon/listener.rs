@@ -1,0 +1,222 @@
+//! Listening sockets: bound before the sandbox, served behind it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::logging::Limiter;
+use super::server::{Phase, Server};
+use super::session;
+use super::users::Peer;
+use crate::config::Listen;
+use crate::identity::peer_key;
+use crate::transfer::Store;
+use crate::wire::{Connection, Socket, WireError};
+
+/// How long to wait after an accept that failed: with no descriptors left the next would fail too.
+const BACK_OFF: Duration = Duration::from_millis(100);
+/// Handshakes that are computed at once, for all strangers together.
+const STRANGERS_MAX: usize = 256;
+
+/// A socket that is bound and listens, not yet served.
+pub(super) enum Bound {
+    Tcp(std::net::TcpListener, SocketAddr),
+    Unix(StdUnixListener, String),
+}
+
+/// Why a start ends here.
+#[derive(Debug, Error)]
+pub(super) enum ListenError {
+    #[error("listen on {address}: {source}{}", hint(source))]
+    Bind { address: String, source: io::Error },
+    #[error("listen on unix:{path}: another process serves it")]
+    Served { path: String },
+    #[error("listen on unix:{path}: something else stands there; remove it or choose another path")]
+    Occupied { path: String },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; find the other program with: ss -ltnp",
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have the address",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+impl Bound {
+    /// Binds one address of the configuration.
+    pub(super) fn bind(listen: &Listen) -> Result<Self, ListenError> {
+        match listen {
+            Listen::Tcp(address) => {
+                let fail = |source| ListenError::Bind { address: address.to_string(), source };
+                let listener = std::net::TcpListener::bind(address).map_err(fail)?;
+                listener.set_nonblocking(true).map_err(fail)?;
+                let bound = listener.local_addr().map_err(fail)?;
+                Ok(Self::Tcp(listener, bound))
+            }
+            Listen::Unix(path) => bind_unix(path),
+        }
+    }
+
+    /// The address as a client may spell it.
+    pub(super) fn address(&self) -> String {
+        match self {
+            Self::Tcp(_, address) => address.to_string(),
+            Self::Unix(_, path) => format!("unix:{path}"),
+        }
+    }
+}
+
+/// Binds a Unix socket. A socket that nobody serves any more, left by a process that was killed,
+/// makes room; anything else that stands there stays.
+fn bind_unix(path: &Path) -> Result<Bound, ListenError> {
+    let name = path.display().to_string();
+    let fail = |source| ListenError::Bind { address: format!("unix:{name}"), source };
+    let mut listener = StdUnixListener::bind(path);
+    if listener.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+        match StdUnixStream::connect(path) {
+            Ok(_) => return Err(ListenError::Served { path: name }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
+                remove_stale_socket(path).map_err(fail)?;
+                listener = StdUnixListener::bind(path);
+            }
+            Err(_) => return Err(ListenError::Occupied { path: name }),
+        }
+    }
+    let listener = listener.map_err(fail)?;
+    // Everybody may knock: the kernel says who it is, and the configuration who may come in.
+    open_to_all(path).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    Ok(Bound::Unix(listener, name))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the socket's own path, before anything is served")]
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::symlink_metadata(path).is_ok_and(|stat| stat.file_type().is_socket())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the socket's own path, before anything is served")]
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    std::fs::remove_file(path)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the socket's own path, before anything is served")]
+fn open_to_all(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+}
+
+/// What an accept loop needs besides the server.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) tls: Arc<ServerConfig>,
+    /// Connections in all.
+    pub(super) connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    noise: Arc<Limiter>,
+}
+
+impl Gate {
+    pub(super) fn new(tls: Arc<ServerConfig>, connections: usize) -> Self {
+        Self {
+            tls,
+            connections: Arc::new(Semaphore::new(connections)),
+            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            noise: Arc::new(Limiter::new()),
+        }
+    }
+
+    fn complain(&self, address: &str, what: &dyn std::fmt::Display) {
+        if let Some(suppressed) = self.noise.admit() {
+            tracing::info!(peer = address, suppressed, "connection refused: {what}");
+        }
+    }
+}
+
+/// Accepts on one socket until the daemon drains. Must run inside the runtime.
+pub(super) async fn serve<S: Store>(bound: Bound, gate: Gate, server: Server<S>) -> io::Result<()> {
+    let mut phase = server.phase.clone();
+    let accept = async {
+        match bound {
+            Bound::Tcp(listener, _) => {
+                let listener = TcpListener::from_std(listener)?;
+                loop {
+                    let accepted =
+                        listener.accept().await.map(|(stream, from)| (Socket::tcp(stream), from));
+                    match accepted {
+                        Ok((Ok(socket), from)) => admit(&gate, &server, socket, from.to_string()),
+                        Ok((Err(error), from)) => gate.complain(&from.to_string(), &error),
+                        Err(error) => back_off(&gate, &error).await,
+                    }
+                }
+            }
+            Bound::Unix(listener, _) => {
+                let listener = UnixListener::from_std(listener)?;
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => {
+                            admit(&gate, &server, Socket::Unix(stream), "unix".to_owned());
+                        }
+                        Err(error) => back_off(&gate, &error).await,
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        ended = accept => ended,
+        _ = phase.wait_for(|phase| *phase == Phase::Draining) => Ok(()), // The listener closes here.
+    }
+}
+
+async fn back_off(gate: &Gate, error: &io::Error) {
+    gate.complain("", &format_args!("accept: {error}"));
+    sleep(BACK_OFF).await;
+}
+
+/// Gives a new connection its task, if there is room for it.
+fn admit<S: Store>(gate: &Gate, server: &Server<S>, socket: Socket, address: String) {
+    let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {
+        return gate.complain(&address, &"all connections are taken (limits.connections)");
+    };
+    let (gate, server) = (gate.clone(), server.clone());
+    tokio::spawn(async move {
+        let _place = place;
+        match authenticate(&gate, &server, socket).await {
+            Ok((connection, peer)) => session::serve(connection, peer, address, server).await,
+            Err(error) => gate.complain(&address, &error),
+        }
+    });
+}
+
+/// Finds out who is at the other end: nothing the peer sends is parsed by us here.
+async fn authenticate<S: Store>(
+    gate: &Gate,
+    server: &Server<S>,
+    socket: Socket,
+) -> Result<(Connection, Peer), WireError> {
+    let limit = server.live.borrow().settings.limits.handshake_timeout;
+    if let Socket::Unix(stream) = &socket {
+        let account = stream.peer_cred().map_err(|_| WireError::Cut)?;
+        return Ok((Connection::plain(socket), Peer::Account(account.uid())));
+    }
+    let handshake = async {
+        let _turn = gate.strangers.acquire().await;
+        Connection::accept(socket, Arc::clone(&gate.tls)).await
+    };
+    let connection =
+        timeout(limit, handshake).await.map_err(|_| WireError::Timeout("TLS handshake"))??;
+    let key = connection.with_peer_certificates(peer_key).ok_or(WireError::Cut)?;
+    Ok((connection, Peer::Key(key)))
+}

@@ -1,0 +1,149 @@
+//! What a session says: answers and parts become frames.
+
+use serde::Serialize;
+
+use super::session::Session;
+use crate::fsroot::{Entry, Kind as FileKind, Stat};
+use crate::proto::{
+    Abort, Answer, EntryType, ErrorMessage, FileInfo, Kind, Listed, StatInfo, Stored, Trailer,
+    WirePath,
+};
+use crate::transfer::{Committed, Part, Store, TransferError};
+use crate::types::Escaped;
+use crate::types::limits::CONTROL_BYTES_MAX;
+use crate::wire::{FrameWriter, WireError};
+
+/// What ends a request in one frame.
+#[derive(Debug)]
+pub(super) enum Final {
+    /// A put that is whole, verified, in place and durable.
+    Stored(Committed),
+    /// A stat's finding.
+    Stat(Stat),
+    /// A failure.
+    Error(ErrorMessage),
+    /// The request was given up.
+    Aborted,
+    /// Not a request's end but the connection's, with its last word.
+    Close(Option<ErrorMessage>),
+}
+
+/// Queues the final frame of a request.
+pub(super) fn answer<S: Store>(
+    session: &Session<S>,
+    writer: &mut FrameWriter,
+    id: u32,
+    last: Final,
+) -> Result<(), WireError> {
+    if !session.state().is_running(id) && !matches!(last, Final::Error(_)) {
+        return Ok(()); // It was cancelled, and that was its final frame.
+    }
+    session.finished(id);
+    match last {
+        Final::Stored(committed) => writer.control(Kind::Answer, id, &stored(&committed)),
+        Final::Stat(stat) => writer.control(Kind::Answer, id, &Answer::Stat(described(&stat))),
+        Final::Error(message) => writer.control(Kind::Error, id, &message),
+        Final::Aborted | Final::Close(_) => {
+            writer.control(Kind::Abort, id, &Abort { reason: "cancelled".to_owned() })
+        }
+    }
+}
+
+/// Queues one part of what is streamed. What comes after the final frame is dropped.
+pub(super) fn part<S: Store>(
+    session: &Session<S>,
+    writer: &mut FrameWriter,
+    id: u32,
+    part: Part,
+) -> Result<(), WireError> {
+    if !session.state().is_running(id) {
+        return Ok(());
+    }
+    match part {
+        Part::Begin(stat) => {
+            let file = FileInfo { bytes: stat.bytes, mode: stat.mode, mtime_ns: stat.mtime_ns };
+            writer.control(Kind::Answer, id, &Answer::File(file))
+        }
+        Part::Data(buffer) => writer.content(id, buffer.content()),
+        Part::Entries(entries) => self::entries(writer, id, entries),
+        Part::Listed(entries) => {
+            session.finished(id);
+            writer.control(Kind::Answer, id, &Answer::Listed(Listed { entries }))
+        }
+        Part::End(seal) => {
+            session.finished(id);
+            writer.empty(Kind::Eof, id)?;
+            writer.control(Kind::Trailer, id, &Trailer { bytes: seal.bytes, sha256: seal.digest })
+        }
+        Part::Failed(error) => answer(session, writer, id, failed(&error)),
+    }
+}
+
+/// The only place that says "stored": it takes a [`Committed`], and nothing else makes one.
+fn stored(committed: &Committed) -> Answer {
+    let seal = committed.seal();
+    Answer::Stored(Stored {
+        bytes: seal.bytes,
+        sha256: seal.digest,
+        mtime_ns: committed.mtime_ns(),
+        replaced: committed.replaced(),
+    })
+}
+
+/// How a failed transfer is told.
+pub(super) fn failed(error: &TransferError) -> Final {
+    match error {
+        TransferError::Aborted => Final::Aborted,
+        error => Final::Error(ErrorMessage::new(error.code(), error.to_string())),
+    }
+}
+
+fn entry_type(kind: FileKind) -> EntryType {
+    match kind {
+        FileKind::File => EntryType::File,
+        FileKind::Directory => EntryType::Directory,
+        FileKind::Other => EntryType::Other,
+    }
+}
+
+fn described(stat: &Stat) -> StatInfo {
+    StatInfo {
+        kind: entry_type(stat.kind),
+        bytes: (stat.kind == FileKind::File).then_some(stat.bytes),
+        mode: stat.mode,
+        mtime_ns: stat.mtime_ns,
+        sha256: stat.digest,
+    }
+}
+
+/// Packs entries into as few frames as the frame limit allows.
+fn entries(writer: &mut FrameWriter, id: u32, entries: Vec<Entry>) -> Result<(), WireError> {
+    const OPEN: &[u8] = br#"{"entries":["#;
+    const CLOSE: &[u8] = b"]}";
+    let mut payload = OPEN.to_vec();
+    for entry in entries {
+        let entry = crate::proto::Entry {
+            kind: entry_type(entry.kind),
+            bytes: (entry.kind == FileKind::File).then_some(entry.bytes),
+            mode: entry.mode,
+            mtime_ns: entry.mtime_ns,
+            name: WirePath(entry.name),
+        };
+        let mut text = Vec::with_capacity(128);
+        if entry.serialize(&mut serde_json::Serializer::new(&mut text)).is_err() {
+            tracing::error!(name = %Escaped(&entry.name.0), "cannot spell a directory entry");
+            continue;
+        }
+        if payload.len() + 1 + text.len() + CLOSE.len() > CONTROL_BYTES_MAX as usize {
+            payload.extend_from_slice(CLOSE);
+            writer.raw_control(Kind::Entries, id, &payload)?;
+            payload.truncate(OPEN.len());
+        }
+        if payload.len() > OPEN.len() {
+            payload.push(b',');
+        }
+        payload.extend_from_slice(&text);
+    }
+    payload.extend_from_slice(CLOSE);
+    writer.raw_control(Kind::Entries, id, &payload)
+}

@@ -1,0 +1,446 @@
+//! One connection: where the protocol and the transfers meet.
+//!
+//! One task reads and writes side by side. Requests run as tasks of their own and answer through two
+//! bounded channels: `answers` for everything that is one frame, `parts` for what is streamed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use super::outgoing::{self, Final};
+use super::server::{FAREWELL, Phase, Server};
+use super::users::{Peer, User};
+use super::verbs;
+use crate::proto::{
+    ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
+    UPLOADS_MAX, VERSION,
+};
+use crate::transfer::{Buffer, PARTS_MAX, Part, Seal, Store};
+use crate::types::limits::{BUFFER_BYTES, CONTROL_BYTES_MAX, DATA_BYTES_MAX};
+use crate::types::{ErrorCode, Right};
+use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
+
+/// How long content may wait in a buffer that is not full, so that a slow sender holds no memory.
+const HOLD: Duration = Duration::from_millis(200);
+/// Bytes that are read at once to be dropped.
+const DROP_BYTES: usize = 64 * 1024;
+/// Answers that may wait for the writer.
+const ANSWERS_MAX: usize = 64;
+
+/// What one session's two directions and its requests share.
+pub(super) struct Session<S: Store> {
+    pub(super) server: Server<S>,
+    pub(super) peer: Peer,
+    /// Where the peer connects from, for the log.
+    pub(super) address: String,
+    pub(super) answers: mpsc::Sender<(u32, Final)>,
+    pub(super) parts: mpsc::Sender<(u32, Part)>,
+    state: Mutex<ServerState>,
+    /// Wakes the reader when the last answer is out, because the idle time starts then.
+    idle: Notify,
+}
+
+/// A put whose content is coming in.
+struct Upload {
+    parts: mpsc::Sender<Part>,
+    filling: Option<Buffer>,
+    /// Bytes still to come, when they were announced.
+    due: Option<u64>,
+}
+
+/// What a connection has taken in and not finished.
+struct Intake {
+    uploads: HashMap<u32, Upload>,
+    /// Requests other than puts, so that they can be cancelled.
+    tasks: HashMap<u32, AbortHandle>,
+    draining: bool,
+}
+
+/// Why a session ends.
+enum End {
+    /// The client said goodbye.
+    Farewell,
+    /// The client is to be told why.
+    Told(ErrorMessage),
+    /// There is nobody to tell.
+    Gone(WireError),
+}
+
+/// Serves one authenticated peer until it leaves, breaks the protocol or is no longer wanted.
+pub(super) async fn serve<S: Store>(
+    connection: Connection,
+    peer: Peer,
+    address: String,
+    server: Server<S>,
+) {
+    let live = Arc::clone(&server.live.borrow());
+    let (mut reader, mut writer) = split(connection, live.settings.limits.stall_timeout);
+    let Some(user) = live.users.find(&peer).cloned() else {
+        tracing::info!(peer = %address, identity = %peer, result = "AUTH", "refused: not known");
+        let message = format!("{peer} is not known here; ask the administrator to add it");
+        return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Auth, message))).await;
+    };
+    let Ok(_place) = Arc::clone(&user.connections).try_acquire_owned() else {
+        let message = "too many connections of this user; close one and try again";
+        return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Limit, message))).await;
+    };
+    tracing::debug!(peer = %address, user = user.principal.name, "connected");
+    verbs::make_home(&server.store, &user).await;
+    let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);
+    let (parts, mut queued_parts) = mpsc::channel(PARTS_MAX);
+    let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
+    let session =
+        Arc::new(Session { server, peer, address, answers, parts, state, idle: Notify::new() });
+    if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
+        return;
+    }
+    drop((user, live));
+    let end = {
+        let reading = session.read(&mut reader);
+        let mut writing =
+            std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut queued_parts));
+        let end = tokio::select! {
+            end = reading => end,
+            end = session.revoked() => end,
+            Err(error) = &mut writing => End::Gone(error),
+        };
+        if let End::Told(_) | End::Farewell = end {
+            // The writer finishes the frame that it is in, says the last word, and stops.
+            let last = if let End::Told(message) = &end { Some(message.clone()) } else { None };
+            let stop = async {
+                let _ = session.answers.send((0, Final::Close(last))).await;
+                (&mut writing).await
+            };
+            let _ = timeout(FAREWELL, stop).await;
+        }
+        end
+    };
+    match end {
+        End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
+        End::Told(message) => tracing::info!(
+            peer = session.address,
+            identity = %session.peer,
+            result = %message.code,
+            "closed: {}", message.message,
+        ),
+        End::Gone(error) => {
+            tracing::info!(peer = session.address, identity = %session.peer, "lost: {error}");
+        }
+    }
+}
+
+/// The last word to somebody who is not served.
+async fn farewell(writer: &mut FrameWriter, message: Option<ErrorMessage>) {
+    if let Some(message) = message {
+        let _ = writer.control(Kind::Error, 0, &message);
+    }
+    writer.close(FAREWELL).await;
+}
+
+fn hello(user: &User, limits: &crate::config::Limits) -> ServerHello {
+    ServerHello {
+        protocol: "ftd".to_owned(),
+        versions: VERSION,
+        server: concat!("ftd/", env!("CARGO_PKG_VERSION")).to_owned(),
+        user: user.principal.name.clone(),
+        rights: user.principal.rights.iter().map(Right::name).map(str::to_owned).collect(),
+        limits: HelloLimits {
+            control_bytes: CONTROL_BYTES_MAX,
+            data_bytes: DATA_BYTES_MAX,
+            requests: u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX),
+            uploads: u32::try_from(UPLOADS_MAX).unwrap_or(u32::MAX),
+            file_bytes: limits.max_file_size,
+        },
+    }
+}
+
+impl<S: Store> Session<S> {
+    pub(super) fn state(&self) -> MutexGuard<'_, ServerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The user that the peer is under the configuration in force.
+    fn user(&self) -> Option<Arc<User>> {
+        self.server.live.borrow().users.find(&self.peer).cloned()
+    }
+
+    /// Resolves when the peer is no longer known, whatever it is doing.
+    async fn revoked(&self) -> End {
+        let mut live = self.server.live.clone();
+        while self.user().is_some() {
+            if live.changed().await.is_err() {
+                break; // The daemon is gone.
+            }
+        }
+        let message = format!("{} is no longer known here", self.peer);
+        End::Told(ErrorMessage::new(ErrorCode::Auth, message))
+    }
+
+    /// The incoming direction: frames in, work started.
+    async fn read(self: &Arc<Self>, reader: &mut FrameReader) -> End {
+        let mut intake = Intake { uploads: HashMap::new(), tasks: HashMap::new(), draining: false };
+        let mut phase = self.server.phase.clone();
+        let idle_timeout = self.server.live.borrow().settings.limits.idle_timeout;
+        let (mut quiet_since, mut was_idle) = (Instant::now(), true);
+        loop {
+            intake.draining = *phase.borrow_and_update() == Phase::Draining;
+            let (is_idle, is_uploading) = {
+                let state = self.state();
+                (state.is_idle(), state.awaits_content())
+            };
+            if is_idle && intake.draining {
+                let message = "the server is stopping; try again later";
+                return End::Told(ErrorMessage::new(ErrorCode::Shutdown, message));
+            }
+            if is_idle && !was_idle {
+                quiet_since = Instant::now();
+                reader.shrink();
+            }
+            was_idle = is_idle;
+            let is_holding = intake.uploads.values().any(|upload| upload.filling.is_some());
+            let deadline = match (is_idle, is_uploading) {
+                (true, _) => quiet_since + idle_timeout,
+                (false, true) => reader.stall_deadline(),
+                // Only our own answers are due, and the writer watches over them.
+                (false, false) => Instant::now() + idle_timeout,
+            };
+            let until = if is_holding { deadline.min(Instant::now() + HOLD) } else { deadline };
+            let next = tokio::select! {
+                next = reader.header(until) => next,
+                _ = phase.changed() => continue,
+                () = self.idle.notified() => continue,
+            };
+            let outcome = match next {
+                Ok(Next::Frame(header)) => {
+                    let outcome = self.frame(reader, &header, &mut intake).await;
+                    quiet_since = Instant::now();
+                    outcome
+                }
+                Ok(Next::Farewell) => return End::Farewell,
+                Ok(Next::Nothing) if is_holding && Instant::now() < deadline => {
+                    for upload in intake.uploads.values_mut() {
+                        upload.hand_over().await;
+                    }
+                    Ok(())
+                }
+                Ok(Next::Nothing) if is_idle => Err(WireError::Timeout("wait for a request")),
+                Ok(Next::Nothing) if is_uploading => Err(WireError::Timeout("receive content")),
+                Ok(Next::Nothing) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                return End::of(error);
+            }
+        }
+    }
+
+    async fn frame(
+        self: &Arc<Self>,
+        reader: &mut FrameReader,
+        header: &crate::proto::Header,
+        intake: &mut Intake,
+    ) -> Result<(), WireError> {
+        let id = header.id;
+        let expect = self.state().header(header)?;
+        if expect != Expect::Control {
+            let upload = if expect == Expect::Content { intake.uploads.get_mut(&id) } else { None };
+            return self.content(reader, header.payload_bytes, upload).await;
+        }
+        let was_uploading = self.state().awaits_content();
+        let payload = reader.control(header).await?;
+        let event = self.state().control(header, payload)?;
+        match event {
+            Event::Hello(hello) => {
+                let client = hello.client.unwrap_or_default();
+                tracing::debug!(peer = %self.address, client = %crate::types::Escaped(client.as_bytes()), "greeted");
+            }
+            Event::TooMany => {
+                self.refuse(id, ErrorCode::Limit, "too many requests are in flight").await;
+            }
+            Event::Put(_) | Event::Request(_) if intake.draining => {
+                self.refuse(id, ErrorCode::Shutdown, "the server is stopping; try again later")
+                    .await;
+            }
+            Event::Put(put) => {
+                if !was_uploading {
+                    reader.resume();
+                }
+                self.put(id, put, &mut intake.uploads).await;
+            }
+            Event::Request(Request::Unknown) => {
+                self.refuse(id, ErrorCode::Protocol, "this server does not know the verb").await;
+            }
+            Event::Request(request) => {
+                intake.tasks.retain(|_, task| !task.is_finished());
+                if let Some(user) = self.user() {
+                    intake.tasks.insert(id, verbs::start(self, user, id, request));
+                }
+            }
+            Event::Eof => {}
+            Event::Trailer(trailer) => {
+                if let (Some(mut upload), Some(trailer)) = (intake.uploads.remove(&id), trailer) {
+                    upload.hand_over().await;
+                    let seal = Seal { bytes: trailer.bytes, digest: trailer.sha256 };
+                    // A receiver that is gone has said why.
+                    let _ = upload.parts.send(Part::End(seal)).await;
+                }
+            }
+            Event::Cancelled(running) => {
+                let was_upload = intake.uploads.remove(&id).is_some(); // The closed channel ends it.
+                if let Some(task) = intake.tasks.remove(&id).filter(|_| running && !was_upload) {
+                    task.abort();
+                    let _ = self
+                        .parts
+                        .send((id, Part::Failed(crate::transfer::TransferError::Aborted)))
+                        .await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the payload of a data frame off the wire: into the upload's buffers, or nowhere.
+    async fn content(
+        &self,
+        reader: &mut FrameReader,
+        payload_bytes: u32,
+        mut upload: Option<&mut Upload>,
+    ) -> Result<(), WireError> {
+        let user = self.user();
+        let mut left = payload_bytes as usize;
+        let mut nowhere = Vec::new();
+        while left > 0 {
+            let (Some(target), Some(user)) = (upload.as_deref_mut(), &user) else {
+                nowhere.resize(DROP_BYTES, 0);
+                let most = left.min(DROP_BYTES);
+                left -= reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
+                continue;
+            };
+            let mut buffer = if let Some(buffer) = target.filling.take() {
+                buffer
+            } else {
+                let due = target.due.unwrap_or(BUFFER_BYTES as u64).max(left as u64);
+                let waited = Instant::now();
+                let buffer = user.share.acquire(due).await;
+                if waited.elapsed() > HOLD {
+                    reader.resume(); // The wait was ours.
+                }
+                buffer
+            };
+            let until = (!buffer.content().is_empty()).then(|| Instant::now() + HOLD);
+            let room = buffer.room();
+            let most = left.min(room.len());
+            let read = reader.content(&mut room[..most], until).await?;
+            let is_slow = read.is_none();
+            let read = read.unwrap_or(0);
+            buffer.advance(read);
+            left -= read;
+            target.due = target.due.map(|due| due.saturating_sub(read as u64));
+            let is_full = buffer.is_full();
+            target.filling = Some(buffer);
+            if is_full || is_slow {
+                let waited = Instant::now();
+                if !target.hand_over().await {
+                    upload = None; // It failed and has said why.
+                }
+                if waited.elapsed() > HOLD {
+                    reader.resume();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(self: &Arc<Self>, id: u32, put: PutRequest, uploads: &mut HashMap<u32, Upload>) {
+        let Some(user) = self.user() else { return };
+        let due = put.bytes;
+        let bytes_max = self.server.live.borrow().settings.limits.max_file_size;
+        match verbs::admit_put(&user, &put, bytes_max) {
+            Ok(incoming) => {
+                let (parts, queue) = mpsc::channel(PARTS_MAX);
+                verbs::start_put(self, user, id, incoming, queue);
+                uploads.insert(id, Upload { parts, filling: None, due });
+            }
+            Err((code, message)) => {
+                verbs::log_refusal(self, &user, "put", Some(&put.path), code);
+                self.refuse(id, code, &message).await;
+            }
+        }
+    }
+
+    async fn refuse(&self, id: u32, code: ErrorCode, message: &str) {
+        // The writer is there for as long as we are.
+        let _ = self.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
+    }
+
+    /// The outgoing direction: answers and parts as they come, many to a system call.
+    async fn write(
+        &self,
+        writer: &mut FrameWriter,
+        answers: &mut mpsc::Receiver<(u32, Final)>,
+        parts: &mut mpsc::Receiver<(u32, Part)>,
+    ) -> Result<(), WireError> {
+        writer.flush().await?;
+        loop {
+            // The session holds a sender of each, so that neither channel closes.
+            let mut next = tokio::select! {
+                biased;
+                Some((id, answer)) = answers.recv() => Ok((id, answer)),
+                Some((id, part)) = parts.recv() => Err((id, part)),
+            };
+            loop {
+                match next {
+                    Ok((_, Final::Close(message))) => {
+                        farewell(writer, message).await;
+                        return Ok(());
+                    }
+                    Ok((id, answer)) => outgoing::answer(self, writer, id, answer)?,
+                    Err((id, part)) => outgoing::part(self, writer, id, part)?,
+                }
+                next = match (writer.is_full(), answers.try_recv()) {
+                    (_, Ok(answer)) => Ok(answer),
+                    (false, Err(_)) => match parts.try_recv() {
+                        Ok(part) => Err(part),
+                        Err(_) => break,
+                    },
+                    (true, Err(_)) => break,
+                };
+            }
+            writer.flush().await?;
+        }
+    }
+
+    /// Notes that the final frame of a request is on its way.
+    pub(super) fn finished(&self, id: u32) {
+        let mut state = self.state();
+        state.finished(id);
+        if state.is_idle() {
+            self.idle.notify_one();
+        }
+    }
+}
+
+impl Upload {
+    /// Hands what is filled to the file thread; `false` when that has given up.
+    async fn hand_over(&mut self) -> bool {
+        match self.filling.take() {
+            Some(buffer) => self.parts.send(Part::Data(buffer)).await.is_ok(),
+            None => true,
+        }
+    }
+}
+
+impl End {
+    fn of(error: WireError) -> Self {
+        let code = match &error {
+            WireError::Protocol(_) => ErrorCode::Protocol,
+            WireError::Timeout(_) => ErrorCode::Timeout,
+            WireError::Io { .. } | WireError::Tls(_) | WireError::Cut => return Self::Gone(error),
+        };
+        Self::Told(ErrorMessage::new(code, error.to_string()))
+    }
+}
