@@ -1,0 +1,378 @@
+//! From a server's name to a connection on which both sides know who the other is.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+
+use super::exit::{Exit, Failure};
+use super::operand::Server;
+use super::session::Session;
+use super::settings::{Settings, home};
+use crate::identity::{
+    KeyError, KnownHosts, PrivateKey, Signer, agent_keys, client_config, fingerprint,
+    parse_public_line, public_line, read_key_file,
+};
+use crate::types::PublicKey;
+use crate::wire::{Connection, Socket, WireError, split};
+
+/// How long reaching a server may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may take for its handshake; longer, because an agent's user may have to confirm.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a transfer may move less than 64 KiB.
+pub(super) const STALL: Duration = Duration::from_mins(1);
+/// Keys that are tried before giving up.
+const TRIES_MAX: usize = 6;
+
+/// Connects, and finds a key that the server knows.
+///
+/// # Errors
+/// Each says what to do next.
+pub async fn connect(server: &Server, settings: &Settings) -> Result<Session, Failure> {
+    match server {
+        Server::Unix(path) => {
+            let doing = || format!("connect to unix:{}", path.display());
+            let stream = UnixStream::connect(path).await.map_err(|error| {
+                Failure::new(Exit::Connect, error.to_string())
+                    .doing(doing())
+                    .hint("is ftd running there?")
+            })?;
+            let (reader, writer) = split(Connection::plain(Socket::Unix(stream)), STALL);
+            Session::open(reader, writer).await.map_err(|failure| failure.doing(doing()))
+        }
+        Server::Tcp { host, port } => connect_tls(server, host, *port, settings).await,
+    }
+}
+
+async fn connect_tls(
+    server: &Server,
+    host: &str,
+    port: u16,
+    settings: &Settings,
+) -> Result<Session, Failure> {
+    let name = server.name();
+    let mut trust = Trust::load(&name, settings)?;
+    let mut refused = Vec::new();
+    for candidate in candidates(settings).into_iter().take(TRIES_MAX) {
+        let signer = candidate.signer(settings)?;
+        if settings.global.verbose {
+            eprintln!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from);
+        }
+        match attempt(host, port, &signer, &mut trust).await {
+            Err(failure) if failure.exit == Exit::Auth && failure.message.contains("(AUTH)") => {
+                refused.push((signer, failure));
+            }
+            outcome => {
+                return outcome.map_err(|failure| failure.doing(format!("connect to {name}")));
+            }
+        }
+    }
+    Err(match refused.first() {
+        Some((signer, failure)) => {
+            let line = public_line(signer.public());
+            failure.clone().doing(format!("log in to {name}")).hint(format!(
+                "ask the administrator to add this line to your keys in ftd.toml: {line}"
+            ))
+        }
+        None => Failure::new(Exit::Auth, format!("log in to {name}: there is no key to log in with")).hint(
+            "make one with: ssh-keygen -t ed25519, or name one with -i FILE, or load it with: ssh-add",
+        ),
+    })
+}
+
+/// One connection with one key; a server that is new may need a second to be asked about in between.
+async fn attempt(
+    host: &str,
+    port: u16,
+    signer: &Signer,
+    trust: &mut Trust,
+) -> Result<Session, Failure> {
+    loop {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port)))
+            .await
+            .map_err(|_| {
+                Failure::new(Exit::Connect, "no answer")
+                    .hint("is the address right, is the port open?")
+            })?
+            .map_err(|error| {
+                Failure::new(Exit::Connect, error.to_string()).hint("is ftd running there?")
+            })?;
+        let check = {
+            let judge = trust.judge.clone();
+            Arc::new(move |key: &PublicKey| judge.check(key))
+        };
+        let config = client_config(signer, check)
+            .map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+        let handshake = Connection::connect(Socket::tcp(stream)?, config);
+        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Err(_) => {
+                return Err(Failure::new(
+                    Exit::Connect,
+                    "the server did not finish the TLS handshake in time",
+                ));
+            }
+            Ok(Ok(connection)) => {
+                let (reader, writer) = split(connection, STALL);
+                let session = Session::open(reader, writer).await;
+                if session.is_ok() {
+                    trust.remember()?;
+                }
+                return session;
+            }
+            Ok(Err(error)) => {
+                if let Some(error) = signer.last_error() {
+                    return Err(Failure::new(Exit::Auth, error.to_string()).hint(
+                        "look at the agent's keys with: ssh-add -l, or name a key file with -i",
+                    ));
+                }
+                match trust.judge.seen() {
+                    Some(key) if !trust.judge.trusts(&key) => trust.ask(&key)?, // And once more.
+                    _ => return Err(of_handshake(error)),
+                }
+            }
+        }
+    }
+}
+
+fn of_handshake(error: WireError) -> Failure {
+    match error {
+        WireError::Tls(rustls::Error::AlertReceived(alert)) => Failure::new(
+            Exit::Protocol,
+            format!("the server refused the TLS handshake ({alert:?})"),
+        ),
+        WireError::Tls(error) => Failure::new(Exit::Protocol, format!("TLS: {error}"))
+            .hint("is this an ftd, and the right port?"),
+        error => error.into(),
+    }
+}
+
+/// What decides, in the middle of a handshake, whether the server's key is good.
+#[derive(Clone, Default)]
+struct Judge(Arc<Mutex<Judged>>);
+
+#[derive(Default)]
+struct Judged {
+    good: Vec<PublicKey>,
+    fingerprint: Option<String>,
+    accept_new: bool,
+    seen: Option<PublicKey>,
+}
+
+impl Judge {
+    fn with<T>(&self, act: impl FnOnce(&mut Judged) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check(&self, key: &PublicKey) -> bool {
+        self.with(|judged| judged.seen = Some(key.clone()));
+        self.trusts(key)
+    }
+
+    fn trusts(&self, key: &PublicKey) -> bool {
+        self.with(|judged| match &judged.fingerprint {
+            Some(wanted) => *wanted == fingerprint(key),
+            None if judged.good.is_empty() => judged.accept_new,
+            None => judged.good.contains(key),
+        })
+    }
+
+    fn seen(&self) -> Option<PublicKey> {
+        self.with(|judged| judged.seen.clone())
+    }
+}
+
+/// What is known about the server, and what the user allows.
+struct Trust {
+    judge: Judge,
+    host: String,
+    file: PathBuf,
+    known: Vec<PublicKey>,
+}
+
+impl Trust {
+    fn load(host: &str, settings: &Settings) -> Result<Self, Failure> {
+        let known = KnownHosts::load(&settings.known_hosts)
+            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?
+            .lookup(host);
+        let judge = Judge::default();
+        judge.with(|judged| {
+            judged.good.clone_from(&known);
+            judged.fingerprint.clone_from(&settings.global.fingerprint);
+            judged.accept_new = settings.global.accept_new;
+        });
+        Ok(Self { judge, host: host.to_owned(), file: settings.known_hosts.clone(), known })
+    }
+
+    /// The server showed a key that is not good yet: asks, if there is somebody to ask.
+    fn ask(&mut self, key: &PublicKey) -> Result<(), Failure> {
+        let (host, shown) = (&self.host, fingerprint(key));
+        if let Some(wanted) = self.judge.with(|judged| judged.fingerprint.clone()) {
+            return Err(Failure::new(
+                Exit::Auth,
+                format!(
+                    "the server's key is {shown}, not {wanted} as --fingerprint says: nothing was sent"
+                ),
+            ));
+        }
+        if let Some(known) = self.known.first() {
+            let known = fingerprint(known);
+            return Err(Failure::new(
+                Exit::Auth,
+                format!(
+                    "THE SERVER'S KEY HAS CHANGED: it is {shown}, and {known} is trusted; somebody may be in \
+                     between; nothing was sent"
+                ),
+            )
+            .hint(format!(
+                "ask the administrator; if the new key is right, remove the line of {host} from {}",
+                self.file.display()
+            )));
+        }
+        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+            return Err(Failure::new(
+                Exit::Auth,
+                format!("the server {host} is not known; its key is {shown}"),
+            )
+            .hint(format!(
+                "if this is what ftd fingerprint prints there, trust it with: --fingerprint {shown}"
+            )));
+        }
+        eprint!(
+            "The server {host} is not known.\nIts key is {shown}.\nThe administrator sees it with: ftd fingerprint\n\
+             Trust it from now on (yes/no)? "
+        );
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        if read.is_err() || !matches!(answer.trim(), "yes" | "y") {
+            return Err(Failure::new(Exit::Auth, "the server is not trusted; nothing was sent"));
+        }
+        self.judge.with(|judged| judged.good.push(key.clone()));
+        Ok(())
+    }
+
+    fn remember(&mut self) -> Result<(), Failure> {
+        let Some(key) = self.judge.seen().filter(|key| !self.known.contains(key)) else {
+            return Ok(());
+        };
+        KnownHosts::append(&self.file, &self.host, &key)
+            .map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+        self.known.push(key);
+        Ok(())
+    }
+}
+
+/// A key that may be tried, not yet unlocked.
+struct Candidate {
+    from: String,
+    source: Source,
+}
+
+enum Source {
+    Agent(PathBuf, PublicKey),
+    File(PathBuf),
+}
+
+impl Candidate {
+    fn signer(&self, settings: &Settings) -> Result<Signer, Failure> {
+        match &self.source {
+            Source::Agent(socket, key) => Ok(Signer::from_agent(socket.clone(), key.clone())),
+            Source::File(path) => unlock(path, settings),
+        }
+    }
+}
+
+/// The keys to try: the one that is named, or those of the agent and then the usual files.
+fn candidates(settings: &Settings) -> Vec<Candidate> {
+    if let Some(path) = &settings.identity {
+        return vec![Candidate {
+            from: path.display().to_string(),
+            source: Source::File(path.clone()),
+        }];
+    }
+    let mut found = Vec::new();
+    if let Some(socket) = agent_socket() {
+        match agent_keys(&socket) {
+            Ok(keys) => found.extend(keys.into_iter().map(|(key, comment)| Candidate {
+                from: format!("agent: {}", crate::types::Escaped(comment.as_bytes())),
+                source: Source::Agent(socket.clone(), key),
+            })),
+            Err(error) if settings.global.verbose => eprintln!("ftc: {error}"),
+            Err(_) => {}
+        }
+    }
+    if let Some(home) = home() {
+        for name in ["id_ed25519", "id_ecdsa"] {
+            let path = home.join(".ssh").join(name);
+            match read_key_file(&path) {
+                Err(KeyError::File { what, .. }) if what.contains("No such file") => {}
+                _ => found.push(Candidate {
+                    from: path.display().to_string(),
+                    source: Source::File(path),
+                }),
+            }
+        }
+    }
+    found
+}
+
+fn agent_socket() -> Option<PathBuf> {
+    std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// Reads a key file. One with a passphrase is first looked for in the agent; then the passphrase is
+/// asked for.
+fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
+    let fail = |error: KeyError| match error {
+        error @ KeyError::File { .. } => Failure::new(Exit::Auth, error.to_string()),
+        error => Failure::new(Exit::Auth, error.to_string()).doing(path.display()),
+    };
+    let pem = read_key_file(path).map_err(fail)?;
+    match PrivateKey::parse_openssh(&pem, None) {
+        Err(KeyError::Encrypted) => {}
+        key => return key.map(Signer::from_private).map_err(fail),
+    }
+    if let Some(signer) = from_agent(path) {
+        if settings.global.verbose {
+            eprintln!("ftc: the agent has {}", path.display());
+        }
+        return Ok(signer);
+    }
+    let prompt = format!("Passphrase of {}: ", path.display());
+    let passphrase = rpassword::prompt_password(prompt).map_err(|_| {
+        Failure::new(
+            Exit::Auth,
+            format!(
+                "{}: the key has a passphrase, and nobody is there to be asked",
+                path.display()
+            ),
+        )
+        .hint(format!("load it with: ssh-add {}", path.display()))
+    })?;
+    let passphrase = zeroize::Zeroizing::new(passphrase);
+    PrivateKey::parse_openssh(&pem, Some(&passphrase)).map(Signer::from_private).map_err(fail)
+}
+
+fn from_agent(path: &Path) -> Option<Signer> {
+    let socket = agent_socket()?;
+    let mut public = path.as_os_str().to_owned();
+    public.push(".pub");
+    let line = read_public(Path::new(&public))?;
+    let (key, _) = parse_public_line(&line).ok()?;
+    let has_it = agent_keys(&socket).ok()?.iter().any(|(known, _)| *known == key);
+    has_it.then(|| Signer::from_agent(socket, key))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the user's own key")]
+fn read_public(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// When the server must have said hello.
+pub(super) fn hello_deadline() -> Instant {
+    Instant::now() + HANDSHAKE_TIMEOUT
+}

@@ -1,0 +1,153 @@
+//! Exit codes, and failures that say what, why, and what to do next.
+
+use std::fmt;
+
+use crate::transfer::TransferError;
+use crate::types::{ErrorCode, Escaped};
+use crate::wire::WireError;
+
+/// How `ftc` ends; scripts depend on the numbers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Anything that has no number of its own.
+    Other = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// No connection, or it timed out.
+    Connect = 3,
+    /// The key or the host key was refused.
+    Auth = 4,
+    /// Not allowed.
+    Denied = 5,
+    /// There is no such file.
+    NotFound = 6,
+    /// The name is taken.
+    Exists = 7,
+    /// No space, quota or size limit.
+    NoSpace = 8,
+    /// What arrived is not what was sent.
+    Integrity = 9,
+    /// Some of many failed.
+    Partial = 10,
+    /// Interrupted.
+    Interrupted = 11,
+    /// The two sides do not understand each other.
+    Protocol = 12,
+}
+
+impl Exit {
+    /// The exit code for a code of the protocol.
+    ///
+    /// *Source*: `docs/protocol.md`, "Errors".
+    pub fn of(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::BadName => Self::Usage,
+            ErrorCode::Denied => Self::Denied,
+            ErrorCode::NotFound => Self::NotFound,
+            ErrorCode::Exists => Self::Exists,
+            ErrorCode::TooLarge | ErrorCode::NoSpace | ErrorCode::Quota => Self::NoSpace,
+            ErrorCode::BadDigest | ErrorCode::Corrupt => Self::Integrity,
+            ErrorCode::Timeout | ErrorCode::Shutdown => Self::Connect,
+            ErrorCode::Auth => Self::Auth,
+            ErrorCode::Protocol => Self::Protocol,
+            ErrorCode::WrongType
+            | ErrorCode::NotEmpty
+            | ErrorCode::ReadOnly
+            | ErrorCode::Io
+            | ErrorCode::UnknownOutcome
+            | ErrorCode::Busy
+            | ErrorCode::Limit
+            | ErrorCode::Changed
+            | ErrorCode::Internal => Self::Other,
+        }
+    }
+}
+
+/// Something that went wrong, for a person.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// How the program ends if this is all that happened.
+    pub exit: Exit,
+    /// What was being done, to what, and why it failed; one line.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure without advice.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hint: None }
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says what was being done, in front of why it failed.
+    #[must_use]
+    pub fn doing(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// What the server answered; its text is foreign.
+    pub fn of_server(code: ErrorCode, text: &str) -> Self {
+        let failure = Self::new(Exit::of(code), format!("{} ({code})", Escaped(text.as_bytes())));
+        match code {
+            ErrorCode::WrongType => failure.hint("to put into a directory end its name with '/'"),
+            ErrorCode::Busy | ErrorCode::Limit | ErrorCode::Shutdown => {
+                failure.hint("try again later")
+            }
+            ErrorCode::UnknownOutcome => failure.hint("look with: ftc stat, then put it again"),
+            ErrorCode::NotFound => failure.hint("see what is there with: ftc ls"),
+            _ => failure,
+        }
+    }
+}
+
+impl From<WireError> for Failure {
+    fn from(error: WireError) -> Self {
+        let exit = match &error {
+            WireError::Io { .. } | WireError::Cut | WireError::Timeout(_) => Exit::Connect,
+            WireError::Tls(_) | WireError::Protocol(_) => Exit::Protocol,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(error: TransferError) -> Self {
+        Self::new(Exit::of(error.code()), error.to_string())
+    }
+}
+
+/// Prints a failure on stderr: the message, then the hint on a line of its own.
+pub fn report(failure: &Failure) {
+    eprintln!("ftc: {}", failure.message);
+    if let Some(hint) = &failure.hint {
+        eprintln!("hint: {hint}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the document and the code give every error the same exit code.
+    #[test]
+    fn the_document_names_the_exit_code_of_every_error() {
+        let document = include_str!("../../docs/protocol.md");
+        for code in ErrorCode::ALL {
+            let row = document.lines().find(|line| line.starts_with(&format!("| `{code}` |")));
+            let documented = row.and_then(|row| row.split('|').nth(3)).map(str::trim);
+            assert_eq!(documented, Some((Exit::of(*code) as u8).to_string().as_str()), "{code}");
+        }
+    }
+}

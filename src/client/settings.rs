@@ -1,0 +1,119 @@
+//! Where the client finds what the command line does not say: its own file, and the usual places.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::cli::Global;
+use super::exit::{Exit, Failure};
+use super::operand::{Remote, Server};
+
+/// The daemon's socket on the same machine.
+const LOCAL_SOCKET: &str = "/run/ftd/ftd.sock";
+
+/// `ftc/config.toml` in the user's configuration directory.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    server: Option<String>,
+    identity: Option<PathBuf>,
+    known_hosts: Option<PathBuf>,
+}
+
+/// What is in force for this run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The options of the command line and their variables.
+    pub global: Global,
+    /// The default server, if any is named.
+    server: Option<String>,
+    /// The private key to log in with, if one is named.
+    pub identity: Option<PathBuf>,
+    /// The file of servers that are trusted.
+    pub known_hosts: PathBuf,
+}
+
+impl Settings {
+    /// Puts command line, environment and file together, in this order of weight.
+    ///
+    /// # Errors
+    /// The file makes no sense, or one that was named is missing.
+    pub fn load(global: &Global) -> Result<Self, Failure> {
+        let directory = configuration_directory();
+        let path = global
+            .config
+            .clone()
+            .or_else(|| directory.as_ref().map(|directory| directory.join("config.toml")));
+        let file = match &path {
+            Some(path) => read(path, global.config.is_some())?,
+            None => File::default(),
+        };
+        let known_hosts = global
+            .known_hosts
+            .clone()
+            .or(file.known_hosts)
+            .or_else(|| Some(directory?.join("known_hosts")));
+        let Some(known_hosts) = known_hosts else {
+            return Err(Failure::new(
+                Exit::Usage,
+                "there is no home directory to keep known hosts in",
+            )
+            .hint("name a file with --known-hosts, or set HOME"));
+        };
+        Ok(Self {
+            global: global.clone(),
+            server: global.server.clone().or(file.server),
+            identity: global.identity.clone().or(file.identity),
+            known_hosts,
+        })
+    }
+
+    /// The server that an operand means.
+    ///
+    /// # Errors
+    /// It means the default one, and there is none.
+    pub fn server_of(&self, remote: &Remote) -> Result<Server, Failure> {
+        if let Some(server) = &remote.server {
+            return Ok(server.clone());
+        }
+        match &self.server {
+            Some(server) => Server::parse(server, self.global.port),
+            None if is_there(Path::new(LOCAL_SOCKET)) => Ok(Server::Unix(LOCAL_SOCKET.into())),
+            None => Err(Failure::new(Exit::Usage, "no server is named, and none runs on this machine").hint(
+                "name one as HOST:PATH, with --server HOST, in FTC_SERVER, or as server = \"HOST\" in \
+                 ~/.config/ftc/config.toml",
+            )),
+        }
+    }
+}
+
+/// The user's home directory; the XDG Base Directory Specification says what is below it.
+pub fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+fn configuration_directory() -> Option<PathBuf> {
+    let named =
+        std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| home().map(|home| home.join(".config"))).map(|directory| directory.join("ftc"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the user's own configuration")]
+fn read(path: &Path, is_named: bool) -> Result<File, Failure> {
+    let name = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => {
+            return Ok(File::default());
+        }
+        read => read.map_err(|error| Failure::new(Exit::Usage, format!("read {name}: {error}")))?,
+    };
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        Failure::new(Exit::Usage, format!("{name}:{line}: {}", error.message()))
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "only whether to try it; the connection decides")]
+fn is_there(path: &Path) -> bool {
+    path.exists()
+}
