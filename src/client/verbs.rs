@@ -84,7 +84,9 @@ impl Job {
         run: impl AsyncFnOnce(&mut Session, &Settings) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let name = server.name();
-        let mut session = if let Some(session) = self.sessions.remove(&name) { session } else {
+        let mut session = if let Some(session) = self.sessions.remove(&name) {
+            session
+        } else {
             let session = connect(server, &self.settings).await?;
             if self.settings.global.verbose {
                 let (user, server) = (&session.hello.user, &session.hello.server);

@@ -1,0 +1,355 @@
+//! A small vocabulary for tests through the front door: real binaries, real sockets, own directories.
+#![allow(dead_code, reason = "each test file uses its own part of the vocabulary")]
+#![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
+
+pub mod raw;
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+/// How long anything may take that ought to happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Every right there is.
+pub const ALL_RIGHTS: &str = r#"["get", "list", "create", "replace", "remove", "rename", "mkdir"]"#;
+
+/// A daemon of its own, with one user, alice, by key and by account; killed when dropped.
+pub struct Daemon {
+    pub dir: TempDir,
+    child: Child,
+    log: Arc<Log>,
+    /// The TCP address it chose.
+    pub address: String,
+}
+
+/// What the daemon says, as it says it.
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    changed: Condvar,
+}
+
+/// A directory with a root, keys and a configuration, not yet served.
+pub struct Setup {
+    pub dir: TempDir,
+}
+
+impl Setup {
+    pub fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        Self::with(ALL_RIGHTS, "")
+    }
+
+    /// `extra` stands before `[[user]]`, so it may hold top-level keys and `[limits]`.
+    pub fn with(rights: &str, extra: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let setup = Self { dir: tempfile::Builder::new().prefix("ftd-test-").tempdir()? };
+        std::fs::create_dir(setup.path("root"))?;
+        make_key(&setup.path("key"), "ed25519", "")?;
+        setup.configure(rights, extra)?;
+        Ok(setup)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn configure(&self, rights: &str, extra: &str) -> TestResult {
+        let key = std::fs::read_to_string(self.path("key.pub"))?;
+        let uid = nix::unistd::geteuid();
+        let dir = self.dir.path().display();
+        let text = format!(
+            "root = \"{dir}/root\"\nlisten = [\"127.0.0.1:0\", \"unix:{dir}/sock\"]\nhost-key = \"{dir}/host_key\"\n\
+             {extra}\n[[user]]\nname = \"alice\"\nkeys = [\"{}\"]\nunix = [\"{uid}\"]\nallow = {rights}\n",
+            key.trim()
+        );
+        self.write_config(&text)
+    }
+
+    pub fn write_config(&self, text: &str) -> TestResult {
+        std::fs::write(self.path("ftd.toml"), text)?;
+        std::fs::set_permissions(self.path("ftd.toml"), std::fs::Permissions::from_mode(0o644))?;
+        Ok(())
+    }
+
+    pub fn ftd(&self, words: &[&str]) -> Result<Output, Box<dyn std::error::Error>> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        command.args(words).arg("--config").arg(self.path("ftd.toml")).stdin(Stdio::null());
+        Ok(command.output()?)
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    pub fn start(self) -> Result<Daemon, Box<dyn std::error::Error>> {
+        self.start_with(&[])
+    }
+
+    pub fn start_with(self, env: &[(&str, &OsStr)]) -> Result<Daemon, Box<dyn std::error::Error>> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.path("ftd.toml"))
+            .envs(env.iter().copied())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        if env.is_empty() {
+            command.env_remove("NOTIFY_SOCKET");
+        }
+        let mut child = command.spawn()?;
+        let stderr = child.stderr.take().ok_or("no stderr")?;
+        let log = Arc::new(Log::default());
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Ok(mut text) = sink.text.lock() {
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+                sink.changed.notify_all();
+            }
+            if let Ok(mut text) = sink.text.lock() {
+                text.push_str("[end of log]\n");
+            }
+            sink.changed.notify_all();
+        });
+        let mut daemon = Daemon { dir: self.dir, child, log, address: String::new() };
+        let text = daemon.wait_for_log(" ready\n")?;
+        daemon.address = text
+            .split("address=\"")
+            .filter_map(|rest| rest.split('"').next())
+            .find(|address| address.starts_with("127."))
+            .ok_or("no address in the log")?
+            .to_owned();
+        Ok(daemon)
+    }
+}
+
+impl Daemon {
+    pub fn start() -> Result<Self, Box<dyn std::error::Error>> {
+        Setup::new()?.start()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A path in alice's home, from outside.
+    pub fn stored(&self, name: &str) -> PathBuf {
+        self.path("root/alice").join(name)
+    }
+
+    pub fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0))
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> TestResult {
+        Ok(nix::sys::signal::kill(self.pid(), signal)?)
+    }
+
+    pub fn log(&self) -> String {
+        self.log.text.lock().map(|text| text.clone()).unwrap_or_default()
+    }
+
+    /// Waits until the log contains `what` and gives all of it.
+    pub fn wait_for_log(&self, what: &str) -> Result<String, Box<dyn std::error::Error>> {
+        self.wait_for_log_times(what, 1)
+    }
+
+    pub fn wait_for_log_times(
+        &self,
+        what: &str,
+        times: usize,
+    ) -> Result<String, Box<dyn std::error::Error>> {
+        let text = self.log.text.lock().map_err(|_| "log poisoned")?;
+        let missing = |text: &mut String| {
+            text.matches(what).count() < times && !text.contains("[end of log]")
+        };
+        let (text, _) = self
+            .log
+            .changed
+            .wait_timeout_while(text, PATIENCE, missing)
+            .map_err(|_| "log poisoned")?;
+        if text.matches(what).count() < times {
+            return Err(format!("the log does not say {what:?} {times} times:\n{text}").into());
+        }
+        Ok(text.clone())
+    }
+
+    /// Waits for the daemon's end and gives its exit code.
+    pub fn wait(&mut self) -> Result<Option<i32>, Box<dyn std::error::Error>> {
+        Ok(self.child.wait()?.code())
+    }
+
+    pub fn unix_server(&self) -> String {
+        format!("unix:{}", self.path("sock").display())
+    }
+
+    /// `ftc` over the Unix socket.
+    pub fn ftc_unix(&self) -> Ftc {
+        self.ftc().env("FTC_SERVER", &self.unix_server())
+    }
+
+    /// `ftc` over TLS, as alice, trusting this daemon.
+    pub fn ftc_tls(&self) -> Ftc {
+        self.ftc().env("FTC_SERVER", &self.address).env("FTC_ACCEPT_NEW", "1")
+    }
+
+    /// `ftc` with nothing of the caller's environment.
+    pub fn ftc(&self) -> Ftc {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftc"));
+        command
+            .env_clear()
+            .env("HOME", self.dir.path())
+            .env("FTC_IDENTITY", self.path("key"))
+            .env("FTC_KNOWN_HOSTS", self.path("known_hosts"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ftc { command, input: None }
+    }
+
+    /// Nothing staged is left.
+    pub fn assert_nothing_staged(&self) -> TestResult {
+        // What a request leaves is removed before its answer is sent, save where the peer was cut off.
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let staged = std::fs::read_dir(self.path("root/.ftd-stage"))?.count();
+            if staged == 0 {
+                return Ok(());
+            }
+            if std::time::Instant::now() > deadline {
+                return Err(format!("{staged} staged files are left").into());
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One run of `ftc`, to be completed.
+pub struct Ftc {
+    command: Command,
+    input: Option<Vec<u8>>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: Vec<u8>,
+    pub err: String,
+}
+
+impl Ftc {
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn env_remove(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(bytes.into());
+        self
+    }
+
+    pub fn spawn<S: AsRef<OsStr>>(
+        mut self,
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<Child, Box<dyn std::error::Error>> {
+        Ok(self.command.args(words).spawn()?)
+    }
+
+    pub fn run<S: AsRef<OsStr>>(
+        mut self,
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<Ran, Box<dyn std::error::Error>> {
+        let input = self.input.take();
+        if input.is_some() {
+            self.command.stdin(Stdio::piped());
+        }
+        let mut child = self.command.args(words).spawn()?;
+        if let Some(input) = input {
+            let mut stdin = child.stdin.take().ok_or("no stdin")?;
+            std::thread::spawn(move || {
+                let _ = stdin.write_all(&input); // The client may stop reading, which its exit code tells.
+            });
+        }
+        let output = child.wait_with_output()?;
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(Ran { code: output.status.code(), out: output.stdout, err })
+    }
+
+    /// Runs and expects success.
+    pub fn ok<S: AsRef<OsStr>>(
+        self,
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<Ran, Box<dyn std::error::Error>> {
+        let ran = self.run(words)?;
+        if ran.code == Some(0) { Ok(ran) } else { Err(format!("ftc failed: {ran:?}").into()) }
+    }
+}
+
+/// Makes a key pair with ssh-keygen, which these tests need.
+pub fn make_key(path: &Path, kind: &str, passphrase: &str) -> TestResult {
+    let (kind, bits) = match kind {
+        "p256" => ("ecdsa", "256"),
+        "p384" => ("ecdsa", "384"),
+        kind => (kind, "256"),
+    };
+    let output = Command::new("ssh-keygen")
+        .args(["-q", "-t", kind, "-b", bits, "-N", passphrase, "-C", "test", "-f"])
+        .arg(path)
+        .output()
+        .map_err(|error| {
+            format!("run ssh-keygen (Debian: apt-get install openssh-client): {error}")
+        })?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into())
+    }
+}
+
+/// Bytes that do not repeat soon, the same for the same seed.
+pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut out = Vec::with_capacity(bytes + 8);
+    while out.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(bytes);
+    out
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    ftd::types::Sha256Digest(sha2::Sha256::digest(bytes).into()).to_string()
+}
+
+pub fn read_all(mut from: impl std::io::Read) -> Vec<u8> {
+    let mut out = Vec::new();
+    let _ = from.read_to_end(&mut out);
+    out
+}
