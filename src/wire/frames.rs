@@ -224,7 +224,9 @@ impl FrameWriter {
 
     /// Says goodbye and sends what is queued, within `limit`.
     pub async fn close(&mut self, limit: Duration) {
-        self.connection.lock().push_farewell();
+        if self.connection.lock().push_farewell().is_err() {
+            return;
+        }
         // A peer that no longer reads has no use for a farewell.
         let _ = tokio::time::timeout(limit, self.connection.flush(Some(self.stall))).await;
     }

@@ -28,6 +28,8 @@ const INCOMING_MOST: usize = 512 * 1024;
 /// Bytes that a TLS 1.3 record adds to at most 16 KiB of content: header, type, tag.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 const RECORD_CONTENT: usize = 16 * 1024;
+/// Bytes of an alert in a record.
+const ALERT_BYTES: usize = 2;
 
 /// A connected peer, before the connection is split into its two directions.
 pub struct Connection {
@@ -69,6 +71,15 @@ enum Step {
     Established,
 }
 
+/// What is to be sent once the handshake is over.
+#[derive(Clone, Copy)]
+enum Output<'a> {
+    Nothing,
+    Parts(&'a [&'a [u8]]),
+    /// The peer is told that nothing follows.
+    Farewell,
+}
+
 /// The part of [`State`] that a step fills.
 struct Buffers<'a> {
     plain: &'a mut Vec<u8>,
@@ -106,7 +117,7 @@ impl Connection {
     async fn handshake(socket: Socket, side: Side) -> Result<Self, WireError> {
         let connection = Self { socket, state: Mutex::new(State::new(Some(side))) };
         loop {
-            let step = connection.lock().step(&mut [], &[]);
+            let step = connection.lock().step(&mut [], Output::Nothing);
             match step {
                 Ok((Step::Again, _)) => {}
                 Ok((Step::Established, _)) => {
@@ -284,7 +295,7 @@ impl State {
         }
         let mut filled = self.take_plain(dest);
         while filled < dest.len() {
-            let (step, read) = self.step(&mut dest[filled..], &[])?;
+            let (step, read) = self.step(&mut dest[filled..], Output::Nothing)?;
             filled += read;
             if step != Step::Again {
                 break;
@@ -340,8 +351,17 @@ impl State {
             }
             return Ok(());
         }
+        self.say(Output::Parts(parts))
+    }
+
+    /// Says goodbye, so that the peer can tell an end from a cut.
+    pub(super) fn push_farewell(&mut self) -> Result<(), WireError> {
+        self.say(Output::Farewell)
+    }
+
+    fn say(&mut self, output: Output<'_>) -> Result<(), WireError> {
         loop {
-            match self.step(&mut [], parts)?.0 {
+            match self.step(&mut [], output)?.0 {
                 Step::Again => {}
                 Step::Established => return Ok(()),
                 Step::Blocked => return Err(WireError::Cut),
@@ -349,48 +369,30 @@ impl State {
         }
     }
 
-    /// Says goodbye, so that the peer can tell an end from a cut.
-    pub(super) fn push_farewell(&mut self) {
-        let Some(side) = &mut self.tls else { return };
-        let out = room(&mut self.outgoing, self.outgoing_end, RECORD_OVERHEAD + 2);
-        let written = match side {
-            Side::Server(side) => farewell_of(side.process_tls_records(&mut []), out),
-            Side::Client(side) => farewell_of(side.process_tls_records(&mut []), out),
-        };
-        self.outgoing_end += written;
-    }
-
     /// Looks at the records once: decrypts what is complete into `dest` and, past its end, `plain`;
-    /// encrypts `parts` when the handshake is over. Gives how much of `dest` was filled.
-    fn step(&mut self, dest: &mut [u8], parts: &[&[u8]]) -> Result<(Step, usize), WireError> {
+    /// encrypts `output` when the handshake is over. Gives how much of `dest` was filled.
+    fn step(&mut self, dest: &mut [u8], output: Output<'_>) -> Result<(Step, usize), WireError> {
         let Self { tls, incoming, start, end, plain, outgoing, outgoing_end, farewell, .. } = self;
         let Some(side) = tls else { return Ok((Step::Established, 0)) };
         let mut buffers = Buffers { plain, outgoing, outgoing_end, farewell };
-        let records = &mut incoming[*start..*end];
-        let (discard, outcome) = match side {
-            Side::Server(side) => {
-                step_of(side.process_tls_records(records), dest, parts, &mut buffers)
-            }
-            Side::Client(side) => {
-                step_of(side.process_tls_records(records), dest, parts, &mut buffers)
-            }
-        };
-        *start += discard;
-        if outcome.is_err() {
-            // What rustls has queued now is the alert.
-            for _ in 0..4 {
-                let (_, outcome) = match side {
-                    Side::Server(side) => {
-                        step_of(side.process_tls_records(&mut []), &mut [], &[], &mut buffers)
-                    }
-                    Side::Client(side) => {
-                        step_of(side.process_tls_records(&mut []), &mut [], &[], &mut buffers)
-                    }
-                };
-                if outcome.is_err() {
-                    break;
+        // rustls keeps offsets into what it was shown: it must always be shown all that is there.
+        let mut look = |dest: &mut [u8], output| {
+            let records = &mut incoming[*start..*end];
+            let (discard, outcome) = match side {
+                Side::Server(side) => {
+                    step_of(side.process_tls_records(records), dest, output, &mut buffers)
                 }
-            }
+                Side::Client(side) => {
+                    step_of(side.process_tls_records(records), dest, output, &mut buffers)
+                }
+            };
+            *start += discard;
+            outcome
+        };
+        let outcome = look(dest, output);
+        if outcome.is_err() {
+            // What rustls has queued now is the alert that tells the peer why.
+            let _ = look(&mut [], Output::Nothing);
         }
         outcome
     }
@@ -399,7 +401,7 @@ impl State {
 fn step_of<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     dest: &mut [u8],
-    parts: &[&[u8]],
+    output: Output<'_>,
     buffers: &mut Buffers<'_>,
 ) -> (usize, Result<(Step, usize), WireError>) {
     let mut discard = status.discard;
@@ -423,11 +425,11 @@ fn step_of<Data>(
             Ok(Step::Again)
         }
         Ok(ConnectionState::WriteTraffic(traffic)) => {
-            encrypt(traffic, parts, buffers).map(|()| Step::Established)
+            encrypt(traffic, output, buffers).map(|()| Step::Established)
         }
         Ok(ConnectionState::BlockedHandshake) => Ok(Step::Blocked),
         // Closed on both sides, or a state that our configuration rules out (early data).
-        Ok(_) if parts.is_empty() => Ok(Step::Established),
+        Ok(_) if !matches!(output, Output::Parts(_)) => Ok(Step::Established),
         Ok(_) => Err(WireError::Cut),
     };
     (discard, step.map(|step| (step, read)))
@@ -472,9 +474,18 @@ fn encode<Data>(
 
 fn encrypt<Data>(
     mut traffic: WriteTraffic<'_, Data>,
-    parts: &[&[u8]],
+    output: Output<'_>,
     buffers: &mut Buffers<'_>,
 ) -> Result<(), WireError> {
+    let parts = match output {
+        Output::Nothing => return Ok(()),
+        Output::Parts(parts) => parts,
+        Output::Farewell => {
+            let room = room(buffers.outgoing, *buffers.outgoing_end, RECORD_OVERHEAD + ALERT_BYTES);
+            *buffers.outgoing_end += traffic.queue_close_notify(room).unwrap_or(0);
+            return Ok(());
+        }
+    };
     for part in parts {
         let records = part.len().div_ceil(RECORD_CONTENT);
         let mut needed = part.len() + records * RECORD_OVERHEAD;
@@ -494,15 +505,6 @@ fn encrypt<Data>(
         }
     }
     Ok(())
-}
-
-fn farewell_of<Data>(status: UnbufferedStatus<'_, '_, Data>, out: &mut [u8]) -> usize {
-    match status.state {
-        Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-            traffic.queue_close_notify(out).unwrap_or(0)
-        }
-        _ => 0,
-    }
 }
 
 /// The unused end of `buffer`, at least `needed` bytes of it.

@@ -313,6 +313,7 @@ pub fn make_key(path: &Path, kind: &str, passphrase: &str) -> TestResult {
     let (kind, bits) = match kind {
         "p256" => ("ecdsa", "256"),
         "p384" => ("ecdsa", "384"),
+        "rsa" => ("rsa", "2048"),
         kind => (kind, "256"),
     };
     let output = Command::new("ssh-keygen")
