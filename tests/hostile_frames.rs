@@ -193,10 +193,10 @@ fn refused_puts_change_nothing_and_the_connection_goes_on() -> TestResult {
     // Too large without saying so: refused when it is, and the rest is dropped.
     raw.request(7, &json!({"verb": "put", "path": "f"}))?;
     for _ in 0..3 {
-        raw.send(DATA, 7, &[7; 1 << 20])?;
+        raw.send(DATA, 7, &vec![7; 1 << 20])?;
     }
     assert_eq!(raw.expect()?.code(), "TOO_LARGE");
-    raw.send(DATA, 7, &[7; 1 << 20])?;
+    raw.send(DATA, 7, &vec![7; 1 << 20])?;
     raw.send(EOF, 7, b"")?;
     raw.send(TRAILER, 7, &trailer(&vec![7; 4 << 20]))?;
 
@@ -309,7 +309,7 @@ fn strangers_on_the_tls_port_are_dropped() -> TestResult {
         (noise(4096, 9), "noise"),
         (hello, "a hello of 64 KiB"),
         (records, "many tiny records"),
-        (vec![22, 3, 1, 0, 0].repeat(1000), "empty records"),
+        ([22, 3, 1, 0, 0].repeat(1000), "empty records"),
         (Vec::new(), "silence"),
         (vec![22, 3], "half a record header"),
     ] {

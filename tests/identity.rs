@@ -293,7 +293,7 @@ fn a_removed_key_is_out_after_a_reload() -> TestResult {
         words.spawn()?
     };
     let mut pipe = upload.stdin.take().ok_or("no stdin")?;
-    std::io::Write::write_all(&mut pipe, &[1; 3 << 20])?;
+    std::io::Write::write_all(&mut pipe, &vec![1; 3 << 20])?;
     while std::fs::read_dir(daemon.path("root/.ftd-stage"))?.count() == 0 {
         std::thread::yield_now();
     }

@@ -134,7 +134,7 @@ allow = ["get"]
             buffer_memory: 8 << 20,
             file_workers: 256,
             handshake_timeout: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(86_400),
+            idle_timeout: Duration::from_hours(24),
             stall_timeout: Duration::from_secs(90),
             drain_timeout: Duration::ZERO,
         },

@@ -54,11 +54,31 @@ pub struct OpenFile {
     identity: Identity,
 }
 
-/// What must stay the same while a file is read: size, time of modification, time of change.
-type Identity = (i64, (i64, i64), (i64, i64));
+/// What a file is recognised by while it is read.
+#[derive(Debug)]
+struct Identity {
+    bytes: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    links: u64,
+}
 
-fn identity(stat: &FileStat) -> Identity {
-    (stat.st_size, (stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec))
+impl Identity {
+    fn of(stat: &FileStat) -> Self {
+        Self {
+            bytes: stat.st_size,
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+            links: stat.st_nlink,
+        }
+    }
+
+    /// Whether the content can still be the same. A file that is replaced or removed meanwhile loses a
+    /// link, which moves its time of change; its reader goes on with the version that it opened.
+    fn still(&self, now: &Self) -> bool {
+        let same_change = self.changed == now.changed || self.links != now.links;
+        self.bytes == now.bytes && self.modified == now.modified && same_change
+    }
 }
 
 impl Tree {
@@ -153,7 +173,7 @@ impl Tree {
         let raw = fstat(&file).map_err(&fail)?;
         let mut stat = Stat::of(&raw);
         stat.digest = attribute::read(&file, &stat);
-        Ok(OpenFile { file, stat, identity: identity(&raw) })
+        Ok(OpenFile { file, stat, identity: Identity::of(&raw) })
     }
 
     /// Describes a name itself, not what a link points to; `None` is the top.
@@ -297,12 +317,12 @@ impl OpenFile {
         Ok(filled)
     }
 
-    /// Whether size and times still are what they were when it was opened.
+    /// Whether the content still is what it was when it was opened, as far as size and times tell.
     ///
     /// # Errors
     /// As fstat(2).
     pub fn unchanged(&self) -> Result<bool, FsError> {
         let raw = fstat(&self.file).map_err(FsError::at("look at the file"))?;
-        Ok(identity(&raw) == self.identity)
+        Ok(self.identity.still(&Identity::of(&raw)))
     }
 }

@@ -122,12 +122,9 @@ impl Setup {
         });
         let mut daemon = Daemon { dir: self.dir, child, log, address: String::new() };
         let text = daemon.wait_for_log(" ready\n")?;
-        daemon.address = text
-            .split("address=\"")
-            .filter_map(|rest| rest.split('"').next())
-            .find(|address| address.starts_with("127."))
-            .ok_or("no address in the log")?
-            .to_owned();
+        let mut addresses = text.split("address=\"").filter_map(|rest| rest.split('"').next());
+        let tcp = addresses.find(|address| address.starts_with("127."));
+        daemon.address.push_str(tcp.ok_or("no address in the log")?);
         Ok(daemon)
     }
 }
@@ -194,7 +191,7 @@ impl Daemon {
 
     /// `ftc` over the Unix socket.
     pub fn ftc_unix(&self) -> Ftc {
-        self.ftc().env("FTC_SERVER", &self.unix_server())
+        self.ftc().env("FTC_SERVER", self.unix_server())
     }
 
     /// `ftc` over TLS, as alice, trusting this daemon.

@@ -1,0 +1,165 @@
+//! Goal: a stop loses nothing that was acknowledged and cuts nobody who can finish in time.
+//! Method: real daemon, real signals, a notify socket of the test's own in place of systemd's.
+#![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
+
+mod support;
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use support::raw::{ANSWER, DATA, EOF, Raw, TRAILER, trailer};
+use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult};
+
+/// X-02: what runs may finish, what is idle is sent away, what is new is refused.
+#[test]
+fn a_stop_lets_running_transfers_finish() -> TestResult {
+    let mut daemon = Daemon::start()?;
+    let mut idle = Raw::greeted(&daemon)?;
+    idle.code_of(1, &json!({"verb": "stat"}))?;
+    let mut busy = Raw::greeted(&daemon)?;
+    busy.request(1, &json!({"verb": "put", "path": "slow"}))?;
+    busy.send(DATA, 1, b"first half, ")?;
+    busy.request(2, &json!({"verb": "stat"}))?;
+    assert_eq!(busy.expect()?.kind, ANSWER);
+    daemon.signal(Signal::SIGTERM)?;
+    daemon.wait_for_log("draining")?;
+    idle.expect_closed("SHUTDOWN")?;
+    busy.request(3, &json!({"verb": "stat"}))?;
+    assert_eq!(busy.expect()?.code(), "SHUTDOWN");
+    assert!(std::net::TcpStream::connect(&daemon.address).is_err(), "the listener is closed");
+    busy.send(DATA, 1, b"second half")?;
+    busy.send(EOF, 1, b"")?;
+    busy.send(TRAILER, 1, &trailer(b"first half, second half"))?;
+    assert_eq!(busy.expect()?.kind, ANSWER);
+    busy.expect_closed("SHUTDOWN")?;
+    assert_eq!(daemon.wait()?, Some(0));
+    assert_eq!(std::fs::read(daemon.stored("slow"))?, b"first half, second half");
+    Ok(())
+}
+
+/// X-03: the drain has an end, by time and by a second signal; nothing half shows.
+#[test]
+fn a_drain_ends_by_time_or_by_a_second_signal() -> TestResult {
+    for (drain, twice) in [("1s", false), ("1h", true)] {
+        let limits = format!("[limits]\ndrain-timeout = \"{drain}\"");
+        let mut daemon = Setup::with(ALL_RIGHTS, &limits)?.start()?;
+        let mut busy = Raw::greeted(&daemon)?;
+        busy.request(1, &json!({"verb": "put", "path": "never"}))?;
+        busy.send(DATA, 1, b"half")?;
+        busy.request(2, &json!({"verb": "stat"}))?;
+        busy.expect()?;
+        daemon.signal(Signal::SIGTERM)?;
+        daemon.wait_for_log("draining")?;
+        if twice {
+            daemon.signal(Signal::SIGTERM)?;
+        }
+        assert_eq!(daemon.wait()?, Some(0));
+        assert!(!daemon.stored("never").exists());
+    }
+    Ok(())
+}
+
+/// The service manager hears of the start, of reloads and of the stop.
+#[test]
+fn the_service_manager_is_told() -> TestResult {
+    let setup = Setup::new()?;
+    let path = setup.path("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let heard = || -> Result<String, Box<dyn std::error::Error>> {
+        let mut buffer = [0; 4096];
+        let bytes = socket.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..bytes]).into_owned())
+    };
+    let mut daemon = setup.start_with(&[("NOTIFY_SOCKET", path.as_os_str())])?;
+    let ready = heard()?;
+    assert!(
+        ready.contains("READY=1") && ready.contains("STATUS=serving") && ready.contains("Landlock"),
+        "{ready}"
+    );
+    daemon.signal(Signal::SIGHUP)?;
+    let reloading = heard()?;
+    assert!(
+        reloading.contains("RELOADING=1") && reloading.contains("MONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert!(heard()?.contains("READY=1"));
+    std::fs::write(daemon.path("ftd.toml"), "nonsense = 1")?;
+    daemon.signal(Signal::SIGHUP)?;
+    heard()?;
+    let refused = heard()?;
+    assert!(
+        refused.contains("READY=1")
+            && refused.contains("last reload refused")
+            && refused.contains("nonsense"),
+        "{refused}"
+    );
+    daemon.signal(Signal::SIGTERM)?;
+    assert!(heard()?.contains("STOPPING=1"));
+    assert_eq!(daemon.wait()?, Some(0));
+    Ok(())
+}
+
+/// R-07, R-08: who is too slow is closed, and others are served meanwhile.
+#[test]
+fn slow_peers_are_closed_and_hold_nobody_up() -> TestResult {
+    let limits = "[limits]\nstall-timeout = \"1s\"\nidle-timeout = \"1s\"";
+    let daemon = Setup::with(ALL_RIGHTS, limits)?.start()?;
+    let idle = Raw::greeted(&daemon)?;
+    let mut stalled = Raw::greeted(&daemon)?;
+    stalled.request(1, &json!({"verb": "put", "path": "stalled"}))?;
+    stalled.send(DATA, 1, b"and then nothing")?;
+    let mut trickle = Raw::greeted(&daemon)?;
+    trickle.request(1, &json!({"verb": "put", "path": "trickle"}))?;
+    let mut half = Raw::greeted(&daemon)?;
+    half.request(1, &json!({"verb": "put", "path": "half"}))?;
+    half.bytes(&[DATA, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 0, b'x'])?;
+    for _ in 0..100 {
+        // A byte now and then is no progress.
+        if trickle.send(DATA, 1, b"x").is_err() {
+            break;
+        }
+        daemon.ftc_unix().input("others").ok(["put", "-", ":others"])?;
+    }
+    for (mut peer, name) in
+        [(idle, "idle"), (stalled, "stalled"), (trickle, "trickle"), (half, "half")]
+    {
+        peer.0.set_read_timeout(Some(Duration::from_secs(30)))?;
+        loop {
+            match peer.receive() {
+                Ok(Some(frame)) if frame.id == 0 => {
+                    assert_eq!(frame.code(), "TIMEOUT", "{name}");
+                    break;
+                }
+                Ok(Some(_)) => {}
+                other => return Err(format!("{name} was not told: {other:?}").into()),
+            }
+        }
+    }
+    daemon.assert_nothing_staged()
+}
+
+/// One structured line for each transfer.
+#[test]
+fn a_transfer_leaves_one_line() -> TestResult {
+    let daemon = Daemon::start()?;
+    daemon.ftc_tls().input("hi\n").ok(["put", "-", ":x"])?;
+    daemon.ftc_tls().run(["get", ":missing"])?;
+    let log = daemon.wait_for_log("NOT_FOUND")?;
+    let line =
+        log.lines().find(|line| line.contains("verb=\"put\"")).ok_or("no line for the put")?;
+    for field in [
+        "user=\"alice\"",
+        "peer=\"127.0.0.1:",
+        "path=\"alice/x\"",
+        "bytes=3",
+        "result=\"ok\"",
+        "duration_ms=",
+        "sha256=98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4",
+    ] {
+        assert!(line.contains(field), "{field}: {line}");
+    }
+    Ok(())
+}
