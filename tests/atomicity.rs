@@ -161,8 +161,10 @@ fn one_of_many_creators_wins() -> TestResult {
 #[test]
 fn readers_see_complete_versions_only() -> TestResult {
     let daemon = Daemon::start()?;
-    let versions: Vec<Vec<u8>> =
-        (1..=8).map(|seed| proven(200_000 + seed as usize * 10_000, seed)).collect();
+    let versions: Vec<Vec<u8>> = (1..=8)
+        .zip(1_usize..)
+        .map(|(seed, count)| proven(200_000 + count * 10_000, seed))
+        .collect();
     let known: HashSet<&[u8]> = versions.iter().map(Vec::as_slice).collect();
     Raw::greeted(&daemon)?.bytes(&put(1, &json!("f"), &versions[0]))?;
     while !daemon.stored("f").exists() {

@@ -91,14 +91,14 @@ fn names_that_exist_are_reached_by_their_exact_bytes() -> TestResult {
     raw.code_of(1, &json!({"verb": "stat"}))?;
     let odd: [&[u8]; 6] =
         [b"\xff\xfe", b"new\nline", b"%2e%2e%2f", b"..\\x", "ü".as_bytes(), "u\u{308}".as_bytes()];
-    for (index, name) in odd.iter().enumerate() {
-        std::fs::write(daemon.stored(".").join(std::ffi::OsStr::from_bytes(name)), [index as u8])?;
+    for (index, name) in (0_u8..).zip(odd) {
+        std::fs::write(daemon.stored(".").join(std::ffi::OsStr::from_bytes(name)), [index])?;
     }
-    for (index, name) in odd.iter().enumerate() {
-        raw.request(10 + index as u32, &json!({"verb": "get", "path": base64(name)}))?;
+    for (index, name) in (0_u8..).zip(odd) {
+        raw.request(10 + u32::from(index), &json!({"verb": "get", "path": base64(name)}))?;
         let frames = [raw.expect()?, raw.expect()?, raw.expect()?, raw.expect()?];
         assert_eq!(frames.each_ref().map(|frame| frame.kind), [ANSWER, DATA, EOF, TRAILER]);
-        assert_eq!(frames[1].payload, [index as u8]);
+        assert_eq!(frames[1].payload, [index]);
     }
     raw.request(99, &json!({"verb": "list"}))?;
     let listed = raw.expect()?;

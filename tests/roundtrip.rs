@@ -8,10 +8,12 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 
 use support::{Daemon, TestResult, noise, sha256};
 
+/// Bytes of a buffer of the data path: around it the ways of small and large files part.
+const BUFFER: usize = 512 * 1024;
+
 #[test]
 fn every_size_comes_back_over_both_transports() -> TestResult {
     let daemon = Daemon::start()?;
-    const BUFFER: usize = 512 * 1024;
     for bytes in [
         0,
         1,
@@ -42,9 +44,11 @@ fn every_size_comes_back_over_both_transports() -> TestResult {
     daemon.assert_nothing_staged()
 }
 
+/// Past every 32-bit limit.
+const BYTES: u64 = 5 << 30;
+
 #[test]
 fn five_gibibytes_come_back() -> TestResult {
-    const BYTES: u64 = 5 << 30;
     let daemon = Daemon::start()?;
     let file = std::fs::File::create(daemon.path("sparse"))?;
     file.set_len(BYTES)?;

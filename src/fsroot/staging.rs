@@ -5,13 +5,14 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
+use std::thread::JoinHandle;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, renameat2};
 use nix::libc::off_t;
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, futimens};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
-use nix::unistd::{UnlinkatFlags, fsync, ftruncate, unlinkat};
+use nix::unistd::{UnlinkatFlags, fdatasync, fsync, ftruncate, unlinkat};
 
 use super::resolve::{component, open_below, open_directory};
 use super::tree::{Made, StagingPlace, Tree};
@@ -22,6 +23,9 @@ use crate::types::{Durability, ErrorCode, FileName, RelPath, Sha256Digest};
 const ALLOCATE_STEP: u64 = 64 * 1024 * 1024;
 /// The least size for which allocating ahead pays.
 const ALLOCATE_LEAST: u64 = 1024 * 1024;
+/// Bytes after which what is written so far starts on its way to the disk, so that little is left for
+/// the flush at the end.
+const FLUSH_STEP: u64 = 64 * 1024 * 1024;
 /// Names that are tried for a staging file.
 const NAME_TRIES: usize = 16;
 
@@ -69,6 +73,9 @@ pub struct Staging {
     written: u64,
     announced: u64,
     allocated: u64,
+    /// Up to where a flush was started, and the one that may still run.
+    flushed: u64,
+    flushing: Option<JoinHandle<nix::Result<()>>>,
     is_published: bool,
 }
 
@@ -89,6 +96,8 @@ impl Staging {
                         written: 0,
                         announced: 0,
                         allocated: 0,
+                        flushed: 0,
+                        flushing: None,
                         is_published: false,
                     });
                 }
@@ -134,7 +143,34 @@ impl Staging {
             FsError::at("write the file")(cause)
         })?;
         self.written = end;
+        if self.written - self.flushed >= FLUSH_STEP
+            && self.tree.options.durability == Durability::Full
+        {
+            self.flush_early()?;
+        }
         Ok(())
+    }
+
+    /// Starts to flush what is there, beside the writing; nothing while the flush before still runs.
+    fn flush_early(&mut self) -> Result<(), FsError> {
+        if self.flushing.as_ref().is_some_and(|running| !running.is_finished()) {
+            return Ok(());
+        }
+        self.join_flush()?;
+        // Without a second descriptor or thread there is just more to do at the end.
+        if let Ok(file) = self.file.try_clone() {
+            let flush = std::thread::Builder::new().name("ftd-flush".to_owned());
+            self.flushing = flush.spawn(move || fdatasync(&file)).ok();
+            self.flushed = self.written;
+        }
+        Ok(())
+    }
+
+    /// Waits for an early flush. Its failure is the transfer's: the kernel tells it once, so that the
+    /// flush at the end would know nothing of it.
+    fn join_flush(&mut self) -> Result<(), FsError> {
+        let Some(running) = self.flushing.take() else { return Ok(()) };
+        running.join().unwrap_or(Err(Errno::EIO)).map_err(FsError::at("flush the staged file"))
     }
 
     /// Allocates the next step. In steps, because a fallocate(2) that fails keeps all it could grab.
@@ -208,6 +244,7 @@ impl Staging {
             written => written.map_err(FsError::at("keep the file's digest"))?,
         }
         if self.tree.options.durability == Durability::Full {
+            self.join_flush()?;
             // Once: after a failure the kernel forgets what it could not write, and a second call lies.
             fsync(&self.file).map_err(FsError::at("flush the staged file"))?;
         }
