@@ -1,26 +1,23 @@
 //! From what the file says to what it may say: every rule, and the sentence for whoever breaks it.
 
-use std::collections::HashMap;
+mod users;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use toml::de::{DeTable, DeValue, Error as TomlError};
 
-use crate::types::limits::HOME_BYTES_MAX;
-use crate::types::{Durability, NameError, Principal, PublicKey, RelPath, Right, Rights};
+use crate::types::{Durability, PublicKey};
 
 use super::error::{ConfigErrors, Problems, shown};
 use super::quantity::{Misread, Quantity};
-use super::raw::{RawFile, RawLimits, RawUser, Value};
+use super::raw::{RawFile, RawLimits, Value};
 use super::settings::{
-    Bound, LISTEN_MAX, Limits, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX, User,
+    Bound, LISTEN_MAX, Limits, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX,
 };
 
 /// Bytes in a file, at most: some twenty thousand users. Whoever reads one stops there.
 pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Bytes in the name of a user.
-const USER_NAME_BYTES_MAX: usize = 64;
 
 /// Bytes in a path of the machine itself. Source: `PATH_MAX`, which counts the final NUL.
 const MACHINE_PATH_BYTES_MAX: usize = 4095;
@@ -137,14 +134,6 @@ struct Check<'a> {
     problems: Problems<'a>,
     resolvers: &'a Resolvers<'a>,
     text: &'a str,
-}
-
-/// Where each thing that must be unique was first met: its place, and the user's label.
-#[derive(Default)]
-struct Met {
-    names: HashMap<String, usize>,
-    keys: HashMap<PublicKey, (usize, String)>,
-    uids: HashMap<u32, (usize, String)>,
 }
 
 /// Each method records what it finds and gives `None` only if it recorded something.
@@ -464,256 +453,10 @@ impl Check<'_> {
             _ => Some(per_user),
         }
     }
-
-    fn users(&mut self, value: Option<&Value<'_>>) -> Option<Vec<User>> {
-        const FORM: &str = "[[user]] sections, with double brackets";
-        let array = match value.map(|value| (value, value.get_ref())) {
-            Some((_, DeValue::Array(array))) if !array.is_empty() => array,
-            Some((value, found)) if !found.is_array() => {
-                self.must_be("user", value, FORM);
-                return None;
-            }
-            _ => {
-                let at = value.map_or(self.text.trim_end().len(), |value| value.span().start);
-                let message = "there is no user, so nobody could come in; add at the end of the \
-                     file the line [[user]] and below it name = \"alice\", \
-                     keys = [\"ssh-ed25519 AAAA… alice@laptop\"] (the line in her \
-                     ~/.ssh/id_ed25519.pub) and allow = [\"get\", \"list\"], each on its own line";
-                self.problems.add(at, "user", message);
-                return None;
-            }
-        };
-        let mut met = Met::default();
-        let mut users = Vec::with_capacity(array.len());
-        for (index, value) in array.iter().enumerate() {
-            let number = index + 1;
-            match value.get_ref() {
-                DeValue::Table(table) => {
-                    users.extend(self.user(number, value.span().start, table, &mut met));
-                }
-                _ => self.must_be(&format!("user[{number}]"), value, FORM),
-            }
-        }
-        Some(users)
-    }
-
-    fn user(
-        &mut self,
-        number: usize,
-        at: usize,
-        table: &DeTable<'_>,
-        met: &mut Met,
-    ) -> Option<User> {
-        let named = table.get("name").and_then(|value| value.get_ref().as_str());
-        let named = named.filter(|name| is_user_name(name));
-        let label = named.map_or_else(|| format!("user[{number}]"), |name| format!("user.{name}"));
-        let raw = RawUser::read(&format!("{label}."), table, &mut self.problems);
-
-        let name = self.user_name(&label, at, raw.name, met);
-        let keys = self.user_keys(&label, raw.keys, met);
-        let uids = self.user_uids(&label, raw.unix, met);
-        let list_is_empty = |value: Option<&Value<'_>>| {
-            value.is_none_or(|value| value.get_ref().as_array().is_some_and(|list| list.is_empty()))
-        };
-        if list_is_empty(raw.keys) && list_is_empty(raw.unix) {
-            let message = "at least one key is needed, keys = [\"ssh-ed25519 AAAA…\"], or one \
-                           local account, unix = [\"alice\"]";
-            self.problems.add(at, format!("{label}.keys"), message);
-        }
-        let home = self.user_home(&label, raw.home, named);
-        let rights = self.user_rights(&label, at, raw.allow);
-        let principal = Principal { name: name?, home: home.ok()?, rights: rights? };
-        Some(User { principal, keys, uids })
-    }
-
-    fn user_name(
-        &mut self,
-        label: &str,
-        at: usize,
-        value: Option<&Value<'_>>,
-        met: &mut Met,
-    ) -> Option<String> {
-        let key = format!("{label}.name");
-        let Some(value) = value else {
-            self.problems.add(at, key, "missing; every user has a name");
-            return None;
-        };
-        let what = format!(
-            "1 to {USER_NAME_BYTES_MAX} lower-case letters, digits, dots, dashes or underscores, \
-             starting with a letter or digit"
-        );
-        let name = self.string(&key, value, &what)?;
-        if !is_user_name(name) {
-            self.must_be(&key, value, &what);
-            return None;
-        }
-        let at = value.span().start;
-        if let Some(first) = met.names.get(name) {
-            let message =
-                format!("the name is taken already, at line {}", self.problems.line(*first));
-            self.problems.add(at, key, message);
-            return None;
-        }
-        met.names.insert(name.to_owned(), at);
-        Some(name.to_owned())
-    }
-
-    fn user_keys(
-        &mut self,
-        label: &str,
-        value: Option<&Value<'_>>,
-        met: &mut Met,
-    ) -> Vec<PublicKey> {
-        let Some(value) = value else {
-            return Vec::new();
-        };
-        let mut keys = Vec::new();
-        let what = "a list of key lines such as [\"ssh-ed25519 AAAA… alice@laptop\"]";
-        for (key, element, text) in self.strings(&format!("{label}.keys"), value, what) {
-            let at = element.span().start;
-            let read = match text.trim() {
-                lines if lines.contains(['\n', '\r']) => {
-                    Err("a key is one line; give each its own quotes".to_owned())
-                }
-                line => (self.resolvers.key)(line),
-            };
-            let public = match read {
-                Ok(public) => public,
-                Err(message) => {
-                    self.problems.add(at, key, shown_sentence(&message));
-                    continue;
-                }
-            };
-            if let Some((first, owner)) = met.keys.get(&public) {
-                let line = self.problems.line(*first);
-                let message = format!("the same key is listed already, for {owner} at line {line}");
-                self.problems.add(at, key, message);
-                continue;
-            }
-            met.keys.insert(public.clone(), (at, label.to_owned()));
-            keys.push(public);
-        }
-        keys
-    }
-
-    fn user_uids(&mut self, label: &str, value: Option<&Value<'_>>, met: &mut Met) -> Vec<u32> {
-        let Some(value) = value else {
-            return Vec::new();
-        };
-        let mut uids = Vec::new();
-        let what = "a list of local accounts such as [\"alice\"]";
-        for (key, element, text) in self.strings(&format!("{label}.unix"), value, what) {
-            let at = element.span().start;
-            let uid = match (self.resolvers.account)(text) {
-                Ok(uid) => uid,
-                Err(message) => {
-                    self.problems.add(at, key, shown_sentence(&message));
-                    continue;
-                }
-            };
-            if is_nobody(uid) {
-                let message = format!(
-                    "uid {uid} stands for every account that the kernel cannot name, so it proves \
-                     nothing"
-                );
-                self.problems.add(at, key, message);
-                continue;
-            }
-            if let Some((first, owner)) = met.uids.get(&uid) {
-                let line = self.problems.line(*first);
-                let message = format!("uid {uid} is listed already, for {owner} at line {line}");
-                self.problems.add(at, key, message);
-                continue;
-            }
-            met.uids.insert(uid, (at, label.to_owned()));
-            uids.push(uid);
-        }
-        uids
-    }
-
-    /// The home, in which `None` is the root itself; an error has been recorded.
-    fn user_home(
-        &mut self,
-        label: &str,
-        value: Option<&Value<'_>>,
-        name: Option<&str>,
-    ) -> Result<Option<RelPath>, ()> {
-        let key = format!("{label}.home");
-        let Some(value) = value else {
-            // A legal name is a legal home; without one, the missing name is the problem.
-            return RelPath::parse(name.unwrap_or_default().as_bytes()).map(Some).map_err(|_| ());
-        };
-        let text = self.string(&key, value, "a path below root in quotes, or \".\"").ok_or(())?;
-        if text == "." {
-            return Ok(None);
-        }
-        let parsed =
-            RelPath::parse(text.as_bytes()).and_then(|home| home.check_creatable().map(|()| home));
-        let message = match parsed {
-            Ok(home) if home.raw_bytes().len() <= HOME_BYTES_MAX => return Ok(Some(home)),
-            Ok(_) => {
-                format!("has {} bytes, at most {HOME_BYTES_MAX} are possible", text.len())
-            }
-            Err(NameError::Empty) => "must not be empty; root itself is \".\"".to_owned(),
-            Err(NameError::Absolute) => {
-                "must not start with '/'; it lies below root, and root itself is \".\"".to_owned()
-            }
-            Err(error) => error.to_string(),
-        };
-        self.problems.add(value.span().start, key, message);
-        Err(())
-    }
-
-    fn user_rights(&mut self, label: &str, at: usize, value: Option<&Value<'_>>) -> Option<Rights> {
-        let key = format!("{label}.allow");
-        let words = Right::ALL.map(Right::name).join(", ");
-        let Some(value) = value else {
-            self.problems.add(at, key, format!("missing; list what the user may do: {words}"));
-            return None;
-        };
-        let elements = self.strings(&key, value, "a list such as [\"get\", \"list\"]");
-        if value.get_ref().as_array()?.is_empty() {
-            let message = format!("is empty; list what the user may do: {words}");
-            self.problems.add(value.span().start, key, message);
-            return None;
-        }
-        let mut rights: Vec<Right> = Vec::with_capacity(elements.len());
-        for (key, element, text) in elements {
-            let at = element.span().start;
-            match text.parse::<Right>() {
-                Ok(right) if rights.contains(&right) => {
-                    self.problems.add(at, key, format!("\"{text}\" stands in the list twice"));
-                }
-                Ok(right) => rights.push(right),
-                Err(error) => self.problems.add(at, key, error.to_string()),
-            }
-        }
-        Some(rights.into_iter().collect())
-    }
-}
-
-/// A sentence that came from outside this module, kept to one line.
-fn shown_sentence(sentence: &str) -> String {
-    crate::types::Escaped(sentence.as_bytes()).to_string()
-}
-
-fn is_user_name(name: &str) -> bool {
-    let first = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let more = |byte: u8| first(&byte) || matches!(byte, b'.' | b'_' | b'-');
-    name.len() <= USER_NAME_BYTES_MAX
-        && name.as_bytes().first().is_some_and(first)
-        && name.bytes().all(more)
 }
 
 fn is_host_name(host: &str) -> bool {
     !host.is_empty()
         && host.bytes().any(|byte| byte.is_ascii_alphabetic())
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
-}
-
-/// Whether the kernel reports this uid for peers of another user namespace, or means "none" by it.
-///
-/// *Source*: `user_namespaces(7)`, "Unmapped user and group IDs"; `/proc/sys/kernel/overflowuid`.
-fn is_nobody(uid: u32) -> bool {
-    uid == 65_534 || uid == u32::MAX
 }
