@@ -571,7 +571,7 @@ fn the_shipped_file_shows_every_key_and_no_other() {
 #[test]
 fn a_reload_names_what_it_cannot_take() {
     type Change = fn(&mut Settings);
-    let rows: [(Change, &[&str]); 12] = [
+    let rows: [(Change, &[&str]); 13] = [
         (|_| {}, &[]),
         (|s| s.root = "/other".into(), &["root"]),
         (|s| s.listen.push(Listen::Unix("/s".into())), &["listen"]),
@@ -581,7 +581,8 @@ fn a_reload_names_what_it_cannot_take() {
         (|s| s.limits.connections = 1, &["limits.connections"]),
         (|s| s.limits.buffer_memory = 1, &["limits.buffer-memory"]),
         (|s| s.limits.file_workers = 1, &["limits.file-workers"]),
-        (|s| s.durability = Durability::None, &[]),
+        (|s| s.durability = Durability::None, &["durability"]),
+        (|s| s.limits.connections_per_user = 1, &["limits.connections-per-user"]),
         (|s| s.users.clear(), &[]),
         (
             |s| {
@@ -589,8 +590,8 @@ fn a_reload_names_what_it_cannot_take() {
                     connections: s.limits.connections,
                     buffer_memory: s.limits.buffer_memory,
                     file_workers: s.limits.file_workers,
+                    connections_per_user: s.limits.connections_per_user,
                     max_file_size: 1,
-                    connections_per_user: 1,
                     requests_per_connection: 1,
                     handshake_timeout: Duration::ZERO,
                     idle_timeout: Duration::ZERO,

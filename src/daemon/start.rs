@@ -72,7 +72,9 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     if dump {
         print(&settings.to_toml(&public_line))
     } else {
-        print(&format!("{}: good; {} users\n", file.0.display(), settings.users.len()))
+        let users = settings.users.len();
+        let plural = if users == 1 { "" } else { "s" };
+        print(&format!("{}: good; {users} user{plural}\n", file.0.display()))
     }
 }
 
