@@ -18,6 +18,7 @@ tools: # Say exactly what is missing, and how to get it.
 	need $(CARGO) "Rust 1.91 or later, from https://rustup.rs"; \
 	need cc "a C compiler (Debian: apt-get install gcc)"; \
 	need ssh-keygen "OpenSSH's client tools (Debian: apt-get install openssh-client)"; \
+	need strace "strace, which the tests of faults use (Debian: apt-get install strace)"; \
 	need python3 "Python 3 (Debian: apt-get install python3)"; \
 	if [ -n "$$missing" ]; then printf "missing:$$missing\n"; exit 1; fi
 

@@ -91,7 +91,32 @@ impl Setup {
     }
 
     pub fn start_with(self, env: &[(&str, &OsStr)]) -> Result<Daemon, Box<dyn std::error::Error>> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        let command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        self.start_command(command, env)
+    }
+
+    /// Starts the daemon under strace, which writes to `trace` here.
+    pub fn start_traced(self, words: &[&str]) -> Result<Daemon, Box<dyn std::error::Error>> {
+        let command = self.traced(words);
+        self.start_command(command, &[])
+    }
+
+    /// `ftd` under strace, to be completed.
+    pub fn traced(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-qq", "-o"])
+            .arg(self.path("trace"))
+            .args(words)
+            .arg(env!("CARGO_BIN_EXE_ftd"));
+        command
+    }
+
+    fn start_command(
+        self,
+        mut command: Command,
+        env: &[(&str, &OsStr)],
+    ) -> Result<Daemon, Box<dyn std::error::Error>> {
         command
             .arg("serve")
             .arg("--config")
@@ -103,7 +128,10 @@ impl Setup {
         if env.is_empty() {
             command.env_remove("NOTIFY_SOCKET");
         }
-        let mut child = command.spawn()?;
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("run {program} (strace: apt-get install strace): {error}"))?;
         let stderr = child.stderr.take().ok_or("no stderr")?;
         let log = Arc::new(Log::default());
         let sink = Arc::clone(&log);
@@ -143,8 +171,13 @@ impl Daemon {
         self.path("root/alice").join(name)
     }
 
+    /// The daemon's process, which may be a child of strace.
     pub fn pid(&self) -> nix::unistd::Pid {
-        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0))
+        let own = self.child.id();
+        let children =
+            std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let pid = children.split_whitespace().next().and_then(|child| child.parse().ok());
+        nix::unistd::Pid::from_raw(pid.unwrap_or_else(|| i32::try_from(own).unwrap_or(0)))
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> TestResult {
@@ -233,6 +266,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // Of the daemon first: strace would leave it behind.
+        let _ = self.signal(nix::sys::signal::Signal::SIGKILL);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

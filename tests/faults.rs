@@ -1,0 +1,156 @@
+//! Goal: when any step of a commit fails, nothing is acknowledged, the old file stays, nothing staged is
+//! left, and the daemon goes on; a kernel that cannot confine is refused (catalogue S, B7, G-06).
+//! Method: strace makes the k-th call of one kind fail, for every k until none does.
+#![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
+
+mod support;
+
+use support::{Daemon, Setup, TestResult, noise};
+
+/// A daemon in whose tree `f` is already there, and whose k-th `call` fails with `error`. `None` when
+/// the start itself met the fault, which it must say.
+fn with_fault(
+    call: &str,
+    error: &str,
+    k: usize,
+) -> Result<Option<Daemon>, Box<dyn std::error::Error>> {
+    // strace counts the calls of each thread, so that there is one thread for file work.
+    let setup = Setup::with(support::ALL_RIGHTS, "[limits]\nfile-workers = 1")?;
+    std::fs::create_dir(setup.path("root/alice"))?;
+    std::fs::write(setup.path("root/alice/f"), "old")?;
+    setup.ftd(&["fingerprint"])?; // So that making the host key is not what meets the fault.
+    let inject = format!("inject={call}:error={error}:when={k}");
+    match setup.start_traced(&["-e", &format!("trace={call}"), "-e", &inject]) {
+        Ok(daemon) => Ok(Some(daemon)),
+        Err(told) if told.to_string().contains("ftd: ") => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+fn was_injected(daemon: &Daemon) -> Result<bool, std::io::Error> {
+    Ok(std::fs::read_to_string(daemon.path("trace"))?.contains("(INJECTED)"))
+}
+
+/// S-01, S-03, S-04, S-13, B7: each call that a put makes fails once.
+#[test]
+fn a_put_survives_the_failure_of_every_step() -> TestResult {
+    let new = noise(3 << 20, 4);
+    for (call, errors) in [
+        ("pwrite64", &["ENOSPC", "EIO", "EDQUOT"][..]),
+        ("fallocate", &["ENOSPC", "EDQUOT"]),
+        ("fsync", &["EIO", "ENOSPC"]),
+        ("renameat,renameat2", &["EIO", "ENOSPC"]),
+        ("fsetxattr", &["ENOSPC"]),
+        ("fchmod", &["EPERM"]),
+        ("ftruncate", &["EIO"]),
+        ("openat2", &["EMFILE"]),
+    ] {
+        for error in errors {
+            let mut survived = 0;
+            for k in 1..60 {
+                let Some(daemon) = with_fault(call, error, k)? else { continue };
+                std::fs::write(daemon.path("new"), &new)?;
+                // The start makes some of these calls too: a put before this one takes the thread of the
+                // files past their number.
+                daemon.ftc_unix().input("warm").run(["-q", "put", "-", ":warm"])?;
+                let ran = daemon.ftc_unix().run(["-q", "put", "new", ":f"])?;
+                let stored = std::fs::read(daemon.stored("f"))?;
+                let case = format!("{call} {error} at {k}: {}", ran.err);
+                let injected = was_injected(&daemon)?;
+                match ran.code {
+                    Some(0) => assert_eq!(stored, new, "{case}"),
+                    _ if ran.err.contains("UNKNOWN_OUTCOME") => {
+                        assert!(stored == new || stored == b"old", "{case}")
+                    }
+                    _ => {
+                        assert!(injected, "{case}");
+                        assert_eq!(stored, b"old", "{case}");
+                    }
+                }
+                if !injected {
+                    break; // The put makes fewer calls than that.
+                }
+                daemon.assert_nothing_staged()?;
+                daemon
+                    .ftc_unix()
+                    .ok(["-q", "put", "new", ":f"])
+                    .map_err(|told| format!("{case}\nand then {told}"))?;
+                assert_eq!(std::fs::read(daemon.stored("f"))?, new, "{case}");
+                survived += usize::from(ran.code != Some(0));
+            }
+            assert!(survived > 0 || call == "ftruncate", "{call} {error} was never met by a put");
+        }
+    }
+    Ok(())
+}
+
+/// B7: whichever flush fails, "stored" is not said.
+#[test]
+fn a_failed_flush_is_never_acknowledged() -> TestResult {
+    let mut refused = Vec::new();
+    for k in 1..20 {
+        let Some(daemon) = with_fault("fsync", "EIO", k)? else { continue };
+        std::fs::write(daemon.path("new"), "new")?;
+        let ran = daemon.ftc_unix().run(["put", "new", ":a/b/c"])?;
+        if !was_injected(&daemon)? {
+            assert_eq!(ran.code, Some(0), "{}", ran.err);
+            break;
+        }
+        assert_ne!(ran.code, Some(0), "fsync {k} failed: {}", ran.err);
+        assert!(!ran.err.contains("stored"), "{}", ran.err);
+        refused.push(ran.err);
+    }
+    assert!(
+        refused.len() >= 4,
+        "file, directory, and two new directories are flushed: {refused:?}"
+    );
+    assert!(
+        refused[0].contains("(IO)")
+            && refused[1..].iter().all(|told| told.contains("UNKNOWN_OUTCOME")),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+/// S-07: a file that cannot be read to its end is never shown at the other.
+#[test]
+fn a_get_that_fails_half_way_leaves_nothing() -> TestResult {
+    let setup = Setup::new()?;
+    std::fs::create_dir(setup.path("root/alice"))?;
+    std::fs::write(setup.path("root/alice/f"), noise(4 << 20, 8))?;
+    let daemon =
+        setup.start_traced(&["-e", "trace=pread64", "-e", "inject=pread64:error=EIO:when=4"])?;
+    let ran = daemon.ftc_unix().run(["get", ":f", "back"])?;
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("(IO)") && !daemon.path("back").exists(), "{}", ran.err);
+    let left = std::fs::read_dir(daemon.dir.path())?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().contains(".part"));
+    assert_eq!(left.count(), 0);
+    daemon.ftc_unix().ok(["get", ":f", "back"])?;
+    Ok(())
+}
+
+/// G-06: no openat2, no Landlock, no seccomp: a clear refusal, and with best-effort a start that says so.
+#[test]
+fn a_kernel_that_cannot_confine_is_refused() -> TestResult {
+    for (call, error, code, why) in [
+        ("openat2", "ENOSYS", 78, "RestrictSUIDSGID"),
+        ("openat2", "EPERM", 78, "RestrictSUIDSGID"),
+        ("landlock_create_ruleset", "ENOSYS", 1, "Landlock"),
+        ("landlock_create_ruleset", "EOPNOTSUPP", 1, "Landlock"),
+        ("seccomp", "EINVAL", 1, "seccomp"),
+    ] {
+        let setup = Setup::new()?;
+        let inject = format!("inject={call}:error={error}");
+        let output = setup
+            .traced(&["-e", &format!("trace={call}"), "-e", &inject])
+            .args(["serve", "--config"])
+            .arg(setup.path("ftd.toml"))
+            .output()?;
+        let told = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(code), "{call}: {told}");
+        assert!(told.contains(why), "{call}: {told}");
+    }
+    Ok(())
+}
