@@ -60,7 +60,7 @@ fn a_put_survives_the_failure_of_every_step() -> TestResult {
                 match ran.code {
                     Some(0) => assert_eq!(stored, new, "{case}"),
                     _ if ran.err.contains("UNKNOWN_OUTCOME") => {
-                        assert!(stored == new || stored == b"old", "{case}")
+                        assert!(stored == new || stored == b"old", "{case}");
                     }
                     _ => {
                         assert!(injected, "{case}");

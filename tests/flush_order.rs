@@ -59,12 +59,12 @@ fn violations(trace: &str) -> Vec<String> {
         let named = paths(&text);
         match name.as_str() {
             "pwrite64" => unflushed.push(named[0].to_owned()),
-            "fsync" | "fdatasync" if text.contains("= 0") => {
-                if !(name == "fdatasync"
-                    && unflushed.iter().filter(|path| *path == named[0]).count() > 1)
-                {
-                    unflushed.retain(|path| path != named[0]);
-                }
+            "fsync" | "fdatasync"
+                if text.contains("= 0")
+                    && !(name == "fdatasync"
+                        && unflushed.iter().filter(|path| *path == named[0]).count() > 1) =>
+            {
+                unflushed.retain(|path| path != named[0]);
             }
             "renameat" | "renameat2"
                 if text.contains("= 0") && named.len() >= 2 && !text.contains(".ftd-probe") =>
@@ -75,7 +75,7 @@ fn violations(trace: &str) -> Vec<String> {
                 unflushed.push(named[1].to_owned());
             }
             "mkdirat" if text.contains("= 0") && !text.contains(".ftd-stage") => {
-                unflushed.push(named[0].to_owned())
+                unflushed.push(named[0].to_owned());
             }
             "sendto" if text.contains("stored") => {
                 answers += 1;

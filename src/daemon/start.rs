@@ -63,7 +63,7 @@ pub(super) fn run(cli: Cli) -> ExitCode {
 /// daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
-    Tree::check(&settings.root).map_err(Failure::config)?;
+    Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
     match load_host_key(&settings.host_key) {
         Err(error) if !error.is_missing() => return Err(Failure::config(error)),
         _ => {}
@@ -135,7 +135,8 @@ fn open_tree(settings: &Settings) -> Result<Tree, Failure> {
         umask: settings.umask,
         durability: settings.durability,
     };
-    let tree = Tree::open(&settings.root, options).map_err(Failure::config)?;
+    let tree = Tree::open(&settings.root, options)
+        .map_err(|error| Failure::config(format!("root {error}")))?;
     let swept = tree.sweep().map_err(Failure::other)?;
     if swept > 0 {
         tracing::info!(swept, "removed what unfinished transfers had left");

@@ -33,7 +33,7 @@ const SYSFS_MAGIC: i64 = 0x6265_6572;
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// It cannot be opened.
-    #[error("root {path}: {}{}", cause.desc().to_lowercase(), hint(*cause))]
+    #[error("{path}: {}{}", cause.desc().to_lowercase(), hint(*cause))]
     Open {
         /// The directory.
         path: String,
@@ -42,7 +42,7 @@ pub enum OpenError {
     },
     /// The kernel cannot confine.
     #[error(
-        "root {path}: openat2 does not work ({}): it needs Linux 5.6, and in a systemd unit RestrictSUIDSGID= or \
+        "{path}: openat2 does not work ({}): it needs Linux 5.6, and in a systemd unit RestrictSUIDSGID= or \
          DynamicUser= take it away: set RestrictSUIDSGID=no and a static user", cause.desc().to_lowercase()
     )]
     NoOpenat2 {
@@ -52,7 +52,7 @@ pub enum OpenError {
         cause: Errno,
     },
     /// It is not what ftd can keep its promise on.
-    #[error("root {path}: {what}")]
+    #[error("{path}: {what}")]
     Unfit {
         /// The directory.
         path: String,

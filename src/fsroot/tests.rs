@@ -1,2 +1,319 @@
-//! Goal: nothing leads out of the tree, and a commit is all or nothing.
-//! Method: a real directory, planted with everything that is hostile.
+//! Goal: nothing leads out of the tree, a commit is all or nothing, and a digest never vouches for other
+//! content. Method: a real directory with what is hostile planted in it.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::types::{Durability, ErrorCode, RelPath};
+
+type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+/// A tree in a directory of its own, and a secret beside it.
+struct Place {
+    dir: TempDir,
+    tree: Tree,
+}
+
+fn options(staging: StagingPlace) -> Options {
+    Options { staging, umask: 0o022, durability: Durability::Full }
+}
+
+impl Place {
+    fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir(dir.path().join("root"))?;
+        std::fs::create_dir(dir.path().join("outside"))?;
+        std::fs::write(dir.path().join("outside/secret"), "secret")?;
+        let tree = Tree::open(&dir.path().join("root"), options(StagingPlace::Directory))?;
+        Ok(Self { dir, tree })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("root").join(name)
+    }
+
+    fn put(
+        &self,
+        name: &str,
+        content: &[u8],
+        replace: bool,
+    ) -> Result<Published, Box<dyn std::error::Error>> {
+        let mut staging = self.tree.stage()?;
+        staging.reserve(content.len() as u64)?;
+        staging.write_all(content)?;
+        Ok(staging.commit(&rel(name)?, &publish(content, replace))?)
+    }
+
+    /// The code of a put that must fail.
+    fn put_code(
+        &self,
+        name: &str,
+        replace: bool,
+    ) -> Result<Option<ErrorCode>, Box<dyn std::error::Error>> {
+        let failed = self.put(name, b"new", replace).err();
+        let code =
+            failed.and_then(|error| error.downcast::<FsError>().ok()).map(|error| error.code());
+        assert_eq!(
+            std::fs::read_dir(self.path(".ftd-stage"))?.count(),
+            0,
+            "nothing staged is left"
+        );
+        Ok(code)
+    }
+}
+
+fn rel(name: &str) -> Result<RelPath, crate::types::NameError> {
+    RelPath::parse(name.as_bytes())
+}
+
+fn publish(content: &[u8], replace: bool) -> Publish {
+    use sha2::Digest as _;
+    let digest = Sha256Digest(sha2::Sha256::digest(content).into());
+    let bytes = content.len() as u64;
+    Publish { replace, parents: Parents::Make, mode: None, mtime_ns: None, digest, bytes }
+}
+
+#[test]
+fn a_commit_makes_what_is_missing_and_keeps_the_digest() -> TestResult {
+    let place = Place::new()?;
+    let published = place.put("a/b/c", b"content", false)?;
+    assert!(!published.replaced);
+    let file = place.tree.open_file(&rel("a/b/c")?)?;
+    assert_eq!(file.stat().digest, Some(publish(b"content", false).digest));
+    assert_eq!((file.stat().bytes, file.stat().mode, file.unchanged()?), (7, 0o644, true));
+    assert_eq!(place.put_code("a/b/c", false)?, Some(ErrorCode::Exists));
+    assert!(place.put("a/b/c", b"newer", true)?.replaced);
+    assert_eq!(std::fs::read(place.path("a/b/c"))?, b"newer");
+    // Whoever read it goes on with the version that was opened.
+    let mut old = [0; 16];
+    assert_eq!(
+        (file.read_at(&mut old, 0)?, &old[..7], file.unchanged()?),
+        (7, &b"content"[..], true)
+    );
+    // A local change is new content.
+    std::fs::write(place.path("a/b/c"), "local")?;
+    assert_eq!(place.tree.stat(Some(&rel("a/b/c")?))?.digest, None);
+    Ok(())
+}
+
+#[test]
+fn a_commit_that_fails_leaves_no_trace() -> TestResult {
+    let place = Place::new()?;
+    std::fs::create_dir(place.path("dir"))?;
+    std::fs::write(place.path("file"), "old")?;
+    symlink("../outside", place.path("link"))?;
+    symlink("../outside/secret", place.path("to-secret"))?;
+    symlink("nowhere", place.path("dangling"))?;
+    nix::unistd::mkfifo(&place.path("pipe"), nix::sys::stat::Mode::S_IRWXU)?;
+    for (name, replace, code, why) in [
+        ("dir", true, ErrorCode::WrongType, "a directory is never replaced"),
+        ("dir", false, ErrorCode::Exists, "nor without consent"),
+        ("to-secret", true, ErrorCode::WrongType, "nor a link"),
+        ("dangling", true, ErrorCode::WrongType, "nor one that leads nowhere"),
+        ("pipe", true, ErrorCode::WrongType, "nor a pipe"),
+        ("link/new", true, ErrorCode::WrongType, "a link is no directory"),
+        ("file/new", true, ErrorCode::WrongType, "a file is no directory"),
+        ("made/for/file/../x", true, ErrorCode::BadName, "no such path can be spelled"),
+    ] {
+        match rel(name) {
+            Ok(_) => assert_eq!(place.put_code(name, replace)?, Some(code), "{name}: {why}"),
+            Err(_) => assert_eq!(code, ErrorCode::BadName, "{name}: {why}"),
+        }
+    }
+    // Directories that were made on the way are taken back: `x` stands where a directory is wanted.
+    let mut staging = place.tree.stage()?;
+    staging.write_all(b"short")?;
+    let wrong_size = Publish { bytes: 99, ..publish(b"short", true) };
+    assert_eq!(
+        staging.commit(&rel("made/deep/f")?, &wrong_size).map_err(|error| error.code()),
+        Err(ErrorCode::Io)
+    );
+    assert!(!place.path("made").exists());
+    assert_eq!(std::fs::read(place.path("file"))?, b"old");
+    assert_eq!(std::fs::read_dir(place.dir.path().join("outside"))?.count(), 1);
+    Ok(())
+}
+
+#[test]
+fn modes_obey_the_umask_and_never_carry_set_id() -> TestResult {
+    let place = Place::new()?;
+    for (mode, expected) in
+        [(None, 0o644), (Some(0o777), 0o755), (Some(0o6777), 0o755), (Some(0o600), 0o600)]
+    {
+        let mut staging = place.tree.stage()?;
+        staging.write_all(b"x")?;
+        staging.commit(&rel("f")?, &Publish { mode, ..publish(b"x", true) })?;
+        assert_eq!(
+            std::fs::metadata(place.path("f"))?.permissions().mode() & 0o7777,
+            expected,
+            "{mode:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn times_are_kept_to_the_nanosecond_also_before_1970() -> TestResult {
+    let place = Place::new()?;
+    for mtime_ns in [0, 1, -1, 1_700_000_000_123_456_789, -86_400_000_000_001] {
+        let mut staging = place.tree.stage()?;
+        staging.write_all(b"x")?;
+        let published = staging
+            .commit(&rel("f")?, &Publish { mtime_ns: Some(mtime_ns), ..publish(b"x", true) })?;
+        assert_eq!(published.stat.mtime_ns, mtime_ns);
+        let stat = place.tree.stat(Some(&rel("f")?))?;
+        assert_eq!((stat.mtime_ns, stat.digest.is_some()), (mtime_ns, true));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_listing_hides_what_is_ours_and_names_what_is_odd() -> TestResult {
+    let place = Place::new()?;
+    std::fs::write(place.path("file"), "12345")?;
+    std::fs::create_dir(place.path("dir"))?;
+    symlink("file", place.path("link"))?;
+    std::fs::write(place.path(".ftd-hidden"), "")?;
+    let mut entries = place.tree.list(None)?.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by(|one, other| one.name.cmp(&other.name));
+    let seen: Vec<_> =
+        entries.iter().map(|entry| (entry.name.as_slice(), entry.kind, entry.bytes)).collect();
+    assert_eq!(
+        seen,
+        [(&b"dir"[..], Kind::Directory, 0), (b"file", Kind::File, 5), (b"link", Kind::Other, 0),]
+    );
+    for name in ["file", "link", "link/x"] {
+        assert_eq!(
+            place.tree.list(Some(&rel(name)?)).err().map(|error| error.code()),
+            Some(ErrorCode::WrongType)
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_noticed() -> TestResult {
+    type Change = fn(&std::path::Path) -> std::io::Result<()>;
+    let place = Place::new()?;
+    let changes: [(Change, bool, &str); 4] = [
+        (|path| std::fs::write(path, "other content"), false, "overwritten in place"),
+        (|path| std::fs::File::options().write(true).open(path)?.set_len(2), false, "cut short"),
+        (|path| std::fs::remove_file(path), true, "removed: the reader has its version"),
+        (|_| Ok(()), true, "left alone"),
+    ];
+    for (change, unchanged, why) in changes {
+        std::fs::write(place.path("f"), "content")?;
+        let file = place.tree.open_file(&rel("f")?)?;
+        change(&place.path("f"))?;
+        assert_eq!(file.unchanged()?, unchanged, "{why}");
+    }
+    Ok(())
+}
+
+#[test]
+fn stale_staging_is_swept_and_two_owners_are_refused() -> TestResult {
+    let place = Place::new()?;
+    for name in 0..100 {
+        std::fs::write(place.path(&format!(".ftd-stage/{name}")), "stale")?;
+    }
+    let again = Tree::open(&place.dir.path().join("root"), options(StagingPlace::Directory));
+    assert!(again.is_err_and(|error| error.to_string().contains("another ftd")));
+    assert_eq!((place.tree.sweep()?, place.tree.sweep()?), (100, 0));
+    Ok(())
+}
+
+#[test]
+fn space_that_is_not_there_is_refused_before_the_first_byte() -> TestResult {
+    let place = Place::new()?;
+    let mut staging = place.tree.stage()?;
+    let refused = staging.reserve(u64::MAX / 2).map_err(|error| error.code());
+    assert_eq!(refused, Err(ErrorCode::NoSpace));
+    drop(staging);
+    assert_eq!(std::fs::read_dir(place.path(".ftd-stage"))?.count(), 0);
+    Ok(())
+}
+
+/// A client's downloads: staged beside, nothing left, the directory's other files untouched.
+#[test]
+fn a_tree_for_downloads_stages_beside() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let tree = Tree::open(dir.path(), options(StagingPlace::Beside))?;
+    let mut staging = tree.stage()?;
+    staging.write_all(b"part")?;
+    let names = || {
+        std::fs::read_dir(dir.path())
+            .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>())
+    };
+    assert!(names()?[0].to_string_lossy().starts_with(".ftd-"));
+    staging.commit(&rel("whole")?, &publish(b"part", true))?;
+    assert_eq!(names()?, ["whole"]);
+    drop(tree.stage()?);
+    assert_eq!(names()?, ["whole"]);
+    Ok(())
+}
+
+/// B3 in small: a directory swaps with a link that leads out while every operation runs.
+#[test]
+fn no_race_leads_out() -> TestResult {
+    let place = Place::new()?;
+    let (inside, spare, link) =
+        (place.path("swap"), place.path("spare"), place.dir.path().join("link"));
+    std::fs::create_dir(&inside)?;
+    std::fs::write(inside.join("secret"), "inside")?;
+    symlink(place.dir.path().join("outside"), &link)?;
+    let stop = AtomicBool::new(false);
+    let (file, new) = (rel("swap/secret")?, rel("swap/new/dir")?);
+    let directory = rel("swap")?;
+    std::thread::scope(|scope| -> TestResult {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = std::fs::rename(&inside, &spare);
+                let _ = std::fs::rename(&link, &inside);
+                let _ = std::fs::rename(&inside, &link);
+                let _ = std::fs::rename(&spare, &inside);
+            }
+        });
+        let race = || -> TestResult {
+            let mut opened = 0;
+            for round in 0..10_000 {
+                let mut content = [0; 16];
+                if let Ok(found) = place.tree.open_file(&file) {
+                    opened += 1;
+                    assert_eq!(
+                        (found.read_at(&mut content, 0)?, &content[..6]),
+                        (6, &b"inside"[..]),
+                        "round {round}"
+                    );
+                }
+                if let Ok(listing) = place.tree.list(Some(&directory)) {
+                    assert!(
+                        listing.flatten().all(|entry| entry.bytes == 6 || entry.kind != Kind::File)
+                    );
+                }
+                if let Ok(stat) = place.tree.stat(Some(&file)) {
+                    assert_eq!(stat.kind, Kind::File);
+                }
+                let _ = place.tree.ensure_directory(&new); // Inside, or not at all.
+                if round % 10 == 0 {
+                    let _ = place.put("swap/put", b"inside", true);
+                }
+            }
+            assert!(opened > 0, "the race was run");
+            Ok(())
+        };
+        let outcome = race();
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })?;
+    assert_eq!(
+        std::fs::read_dir(place.dir.path().join("outside"))?.count(),
+        1,
+        "something escaped"
+    );
+    assert_eq!(std::fs::read_dir(place.path(".ftd-stage"))?.count(), 0);
+    Ok(())
+}

@@ -105,7 +105,11 @@ pub fn load_or_create_host_key(path: &Path) -> Result<(PrivateKey, bool), HostKe
     let unusable = |source| HostKeyError::Unusable { path: path.display().to_string(), source };
     let key = PrivateKey::generate().map_err(unusable)?;
     let pem = key.to_openssh().map_err(unusable)?;
-    let draft = PathBuf::from(format!("{}.new-{}", path.display(), std::process::id()));
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| unusable(KeyError::Private("no random bytes".to_owned())))?;
+    let draft =
+        PathBuf::from(format!("{}.new-{:016x}", path.display(), u64::from_be_bytes(random)));
     let written =
         write_new(&draft, pem.as_bytes()).map_err(HostKeyError::io(path, "write a new one"));
     // link(2) replaces nothing: of two processes one wins, and both use its key.

@@ -6,6 +6,8 @@
 mod frames;
 mod progress;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use frames::{FrameReader, FrameWriter, Next, split};

@@ -18,6 +18,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::time::timeout_at;
 
 use super::{Progress, Socket, WireError};
+use crate::identity::ALPN;
 
 /// Bytes of the receive buffer of a quiet connection: more than a usual hello.
 const INCOMING_LEAST: usize = 4 * 1024;
@@ -122,7 +123,12 @@ impl Connection {
                 Ok((Step::Again, _)) => {}
                 Ok((Step::Established, _)) => {
                     connection.flush(None).await?;
-                    return Ok(connection);
+                    // rustls lets a peer pass that names no protocol at all.
+                    return if connection.speaks_ours() {
+                        Ok(connection)
+                    } else {
+                        Err(rustls::Error::NoApplicationProtocol.into())
+                    };
                 }
                 Ok((Step::Blocked, _)) => {
                     connection.flush(None).await?;
@@ -140,6 +146,16 @@ impl Connection {
                 }
             }
         }
+    }
+
+    fn speaks_ours(&self) -> bool {
+        let state = self.lock();
+        let protocol = match &state.tls {
+            None => return true,
+            Some(Side::Server(side)) => side.alpn_protocol(),
+            Some(Side::Client(side)) => side.alpn_protocol(),
+        };
+        protocol == Some(ALPN)
     }
 
     /// The certificates of the handshake: with raw public keys, one key.
