@@ -10,6 +10,8 @@ mod receive;
 mod send;
 mod staged;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use error::TransferError;
 pub use pool::{Buffer, Pool, Share};
