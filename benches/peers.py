@@ -288,6 +288,9 @@ def measure(lab, options):
                         ("get", peer.get("big", back), big, back),
                         ("put 64 KiB", peer.put(small, f"small{turn}"), small, peer.root / f"small{turn}")]
                 for scenario, command, source, result in jobs:
+                    if scenario == "put":
+                        result.unlink(missing_ok=True)  # nobody's put is to pay for the removal of an old file
+                    os.sync()  # nor for the write-back of somebody else's
                     figures = timed(peer, command)
                     if not filecmp.cmp(source, result, shallow=False):
                         raise SystemExit(f"bench: {peer.name}: {scenario}: the result differs from its source")
