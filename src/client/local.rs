@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 
 use super::exit::{Exit, Failure};
-use crate::fsroot::{Entry, FsError, Kind, Options, Publish, Published, StagingPlace, Stat, Tree};
-use crate::transfer::{Source, Staging, Store};
+use crate::fsroot::{FsError, Kind, Options, Publish, Published, StagingPlace, Stat, Tree};
+use crate::transfer::{Sink, Source, Staging};
 use crate::types::{Durability, ErrorCode, Escaped, RelPath};
 
 /// What is read for a put.
@@ -178,29 +178,15 @@ pub struct Stdout;
 /// The one file that standard output can take.
 pub struct StdoutFile;
 
-impl Store for Stdout {
+impl Sink for Stdout {
     type Staging = StdoutFile;
-    type Source = Input;
-    type Listing = std::iter::Empty<Result<Entry, FsError>>;
 
     fn stage(&self) -> Result<StdoutFile, FsError> {
         Ok(StdoutFile)
     }
 
-    fn open(&self, _path: &RelPath) -> Result<Input, FsError> {
-        Ok(Input::Stream)
-    }
-
     fn stat(&self, _path: Option<&RelPath>) -> Result<Stat, FsError> {
         Err(FsError::new(ErrorCode::NotFound, "standard output has no names", None))
-    }
-
-    fn ensure_directory(&self, _path: &RelPath) -> Result<(), FsError> {
-        Ok(())
-    }
-
-    fn list(&self, _path: Option<&RelPath>) -> Result<Self::Listing, FsError> {
-        Ok(std::iter::empty())
     }
 }
 

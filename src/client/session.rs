@@ -14,7 +14,7 @@ use crate::proto::{
     Reply, Request, ServerHello, StatInfo, Stored, Trailer, VERSION, WirePath,
 };
 use crate::transfer::{
-    Buffer, Committed, Incoming, Outbox, PARTS_MAX, Part, Pool, Seal, Share, Source, Store,
+    Buffer, Committed, Incoming, Outbox, PARTS_MAX, Part, Pool, Seal, Share, Sink, Source,
     TransferError, Workers, receive, send,
 };
 use crate::types::limits::BUFFER_BYTES;
@@ -179,7 +179,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing new is there; the server's word why, or our own.
-    pub async fn get<S: Store>(
+    pub async fn get<S: Sink>(
         &mut self,
         path: &RelPath,
         store: std::sync::Arc<S>,

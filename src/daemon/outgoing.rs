@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::session::Session;
 use crate::fsroot::{Entry, Kind as FileKind, Stat};
 use crate::proto::{
-    Abort, Answer, EntryType, ErrorMessage, FileInfo, Kind, Listed, StatInfo, Stored, Trailer,
-    WirePath,
+    Abort, Answer, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed, Made,
+    Renamed, StatInfo, Stored, Trailer, WirePath,
 };
 use crate::transfer::{Committed, Part, Store, TransferError};
 use crate::types::Escaped;
@@ -20,6 +20,17 @@ pub(super) enum Final {
     Stored(Committed),
     /// A stat's finding.
     Stat(Stat),
+    /// A name is gone.
+    Removed,
+    /// So many directories were made.
+    Made(u64),
+    /// A name was changed.
+    Renamed {
+        /// Whether a file made room.
+        replaced: bool,
+    },
+    /// A file's digest.
+    Digest(DigestInfo),
     /// A failure.
     Error(ErrorMessage),
     /// The request was given up.
@@ -39,14 +50,19 @@ pub(super) fn answer<S: Store>(
         return Ok(()); // It was cancelled, and that was its final frame.
     }
     session.finished(id);
-    match last {
-        Final::Stored(committed) => writer.control(Kind::Answer, id, &stored(&committed)),
-        Final::Stat(stat) => writer.control(Kind::Answer, id, &Answer::Stat(described(&stat))),
-        Final::Error(message) => writer.control(Kind::Error, id, &message),
+    let answer = match last {
+        Final::Stored(committed) => stored(&committed),
+        Final::Stat(stat) => Answer::Stat(described(&stat)),
+        Final::Removed => Answer::Removed(Empty {}),
+        Final::Made(directories) => Answer::Made(Made { directories }),
+        Final::Renamed { replaced } => Answer::Renamed(Renamed { replaced }),
+        Final::Digest(info) => Answer::Digest(info),
+        Final::Error(message) => return writer.control(Kind::Error, id, &message),
         Final::Aborted | Final::Close(_) => {
-            writer.control(Kind::Abort, id, &Abort { reason: "cancelled".to_owned() })
+            return writer.control(Kind::Abort, id, &Abort { reason: "cancelled".to_owned() });
         }
-    }
+    };
+    writer.control(Kind::Answer, id, &answer)
 }
 
 /// Queues one part of what is streamed. What comes after the final frame is dropped.

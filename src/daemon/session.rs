@@ -277,7 +277,8 @@ impl<S: Store> Session<S> {
             Event::Request(request) => {
                 intake.tasks.retain(|_, task| !task.is_finished());
                 if let Some(user) = self.user() {
-                    intake.tasks.insert(id, verbs::start(self, user, id, request));
+                    let task = verbs::start(self, user, id, request);
+                    intake.tasks.extend(task.map(|task| (id, task)));
                 }
             }
             Event::Eof => {}

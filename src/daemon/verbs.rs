@@ -6,11 +6,12 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::changes;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
 use crate::access::{Action, Grant, decide};
-use crate::fsroot::Parents;
+use crate::fsroot::{FsError, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
     Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send,
@@ -18,13 +19,13 @@ use crate::transfer::{
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
 /// Why a request is refused before any work: the code and the text for the client.
-type Refusal = (ErrorCode, String);
+pub(super) type Refusal = (ErrorCode, String);
 
 /// Makes the user's home, which is nobody else's task. A failure is the log's; the first request
 /// will meet it again.
 pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
     let (Some(home), store) = (user.principal.home.clone(), Arc::clone(store)) else { return };
-    let made = user.workers.run(move || store.ensure_directory(&home)).await;
+    let made = user.workers.run(move || store.make_directory(&home, Parents::Make)).await;
     if let Err(error) = made.and_then(|made| made.map_err(TransferError::from)) {
         tracing::error!(user = user.principal.name, "cannot make the home directory: {error}");
     }
@@ -40,7 +41,7 @@ pub(super) fn admit_put(
     bytes_max: u64,
 ) -> Result<Incoming, Refusal> {
     let path = parse(&put.path)?;
-    let grant = allow(user, Action::Put { replace: put.replace })?;
+    let grant = allow(user, Action::Put { path: &path, replace: put.replace })?;
     path.check_creatable().map_err(bad_name)?;
     if put.mode.is_some_and(|mode| mode > 0o777) {
         return Err((ErrorCode::Protocol, "the mode has bits outside 0777".to_owned()));
@@ -64,37 +65,52 @@ pub(super) fn start_put<S: Store>(
     incoming: Incoming,
     queue: mpsc::Receiver<Part>,
 ) {
-    let (session, started) = (Arc::clone(session), Instant::now());
-    let path = incoming.target.clone();
+    let session = Arc::clone(session);
     tokio::spawn(async move {
         let _busy = session.server.busy.clone();
-        let outcome =
-            receive(Arc::clone(&session.server.store), incoming, queue, &user.workers).await;
-        let seal = outcome.as_ref().map(crate::transfer::Committed::seal);
-        log(&session, &user, "put", Some(&path), started, seal);
-        let last = match outcome {
-            Ok(committed) => Final::Stored(committed),
-            Err(error) => failed(&error),
-        };
-        // A connection that is gone meanwhile does not undo what is stored.
-        let _ = session.answers.send((id, last)).await;
+        let job = Job::new(&session, &user, id, "put");
+        let target = incoming.target.clone();
+        let store = Arc::clone(&session.server.store);
+        let outcome = receive(store, incoming, queue, &user.workers).await.map(|committed| {
+            let seal = committed.seal();
+            (Final::Stored(committed), Some(seal))
+        });
+        job.end(&target, None, outcome).await;
     });
 }
 
-/// Starts a verb that only reads.
+/// Starts any verb but a put; gives what cancels it, where that is possible: a change of names is
+/// carried out, and its answer says so.
 pub(super) fn start<S: Store>(
     session: &Arc<Session<S>>,
     user: Arc<User>,
     id: u32,
     request: Request,
-) -> AbortHandle {
+) -> Option<AbortHandle> {
+    let only_reads = matches!(
+        request,
+        Request::Get { .. } | Request::List { .. } | Request::Stat { .. } | Request::Digest { .. }
+    );
     let session = Arc::clone(session);
     let task = tokio::spawn(async move {
         let _busy = session.server.busy.clone();
+        let job = |verb| Job::new(&session, &user, id, verb);
         let outcome = match request {
-            Request::Get { path } => get(&session, &user, id, &path).await,
-            Request::List { path } => list_directory(&session, &user, id, path.as_ref()).await,
-            Request::Stat { path } => stat(&session, &user, id, path.as_ref()).await,
+            Request::Get { path } => get(job("get"), &path).await,
+            Request::List { path } => list_directory(job("list"), path.as_ref()).await,
+            Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
+            Request::Remove { path } => changes::remove(job("remove"), &path).await,
+            Request::Rmdir { path } => changes::rmdir(job("rmdir"), &path).await,
+            Request::Mkdir { path, parents } => {
+                let parents = if parents { Parents::Make } else { Parents::MustExist };
+                changes::mkdir(job("mkdir"), &path, parents).await
+            }
+            Request::Rename { path, to, replace } => {
+                changes::rename(job("rename"), &path, &to, replace).await
+            }
+            Request::Digest { path, reread } => {
+                changes::tell_digest(job("digest"), &path, reread).await
+            }
             Request::Put(_) | Request::Unknown => Ok(()), // The session deals with these.
         };
         if let Err((code, message)) = outcome {
@@ -102,89 +118,167 @@ pub(super) fn start<S: Store>(
                 session.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
         }
     });
-    task.abort_handle()
+    only_reads.then(|| task.abort_handle())
 }
 
-async fn get<S: Store>(
-    session: &Session<S>,
-    user: &User,
+/// A request on its way: who asks for what, and since when.
+pub(super) struct Job<'a, S: Store> {
+    pub(super) session: &'a Session<S>,
+    pub(super) user: &'a User,
     id: u32,
-    path: &WirePath,
-) -> Result<(), Refusal> {
-    let started = Instant::now();
-    let target = admit(session, user, "get", Action::Get, Some(path))?;
-    let Some(target) = target else { return Err(bad_name(NameError::Empty)) };
-    let outbox = Outbox { id, parts: session.parts.clone() };
+    verb: &'static str,
+    started: Instant,
+}
+
+impl<'a, S: Store> Job<'a, S> {
+    fn new(session: &'a Session<S>, user: &'a User, id: u32, verb: &'static str) -> Self {
+        Self { session, user, id, verb, started: Instant::now() }
+    }
+
+    /// Parses and decides: what every verb does before any system call. Gives the path below the root.
+    ///
+    /// # Errors
+    /// The refusal, which has been logged.
+    pub(super) fn admit(
+        &self,
+        path: &WirePath,
+        action: impl FnOnce(&RelPath) -> Action<'_>,
+    ) -> Result<(RelPath, Grant), Refusal> {
+        self.logged(path, || {
+            let parsed = parse(path)?;
+            let grant = allow(self.user, action(&parsed))?;
+            Ok((self.at_home(&parsed), grant))
+        })
+    }
+
+    /// The same for a name that is to be made.
+    ///
+    /// # Errors
+    /// As [`Job::admit`].
+    pub(super) fn admit_new(
+        &self,
+        path: &WirePath,
+        action: impl FnOnce(&RelPath) -> Action<'_>,
+    ) -> Result<(RelPath, Grant), Refusal> {
+        self.logged(path, || {
+            let parsed = parse(path)?;
+            let grant = allow(self.user, action(&parsed))?;
+            parsed.check_creatable().map_err(bad_name)?;
+            Ok((self.at_home(&parsed), grant))
+        })
+    }
+
+    /// The same for the two names of a rename.
+    ///
+    /// # Errors
+    /// As [`Job::admit`].
+    pub(super) fn admit_rename(
+        &self,
+        from: &WirePath,
+        to: &WirePath,
+        replace: bool,
+    ) -> Result<(RelPath, RelPath, Grant), Refusal> {
+        self.logged(from, || {
+            let (from, to) = (parse(from)?, parse(to)?);
+            let grant = allow(self.user, Action::Rename { from: &from, to: &to, replace })?;
+            to.check_creatable().map_err(bad_name)?;
+            Ok((self.at_home(&from), self.at_home(&to), grant))
+        })
+    }
+
+    /// The same for a path that may be left out, which is the home.
+    fn admit_or_home(
+        &self,
+        path: Option<&WirePath>,
+        action: impl FnOnce(Option<&RelPath>) -> Action<'_>,
+    ) -> Result<Option<RelPath>, Refusal> {
+        let Some(path) = path else {
+            allow(self.user, action(None))?;
+            return Ok(self.user.principal.home.clone());
+        };
+        self.admit(path, |path| action(Some(path))).map(|(path, _)| Some(path))
+    }
+
+    fn logged<T>(
+        &self,
+        path: &WirePath,
+        decide: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        decide().inspect_err(|(code, _)| {
+            log_refusal(self.session, self.user, self.verb, Some(path), *code);
+        })
+    }
+
+    fn at_home(&self, path: &RelPath) -> RelPath {
+        path.below(self.user.principal.home.as_ref())
+    }
+
+    /// Runs a store's call on a file thread.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&S) -> Result<T, FsError> + Send + 'static,
+    ) -> Result<T, TransferError> {
+        let store = Arc::clone(&self.session.server.store);
+        Ok(self.user.workers.run(move || call(&store)).await??)
+    }
+
+    /// Leaves the line in the log and sends the answer. A connection that is gone meanwhile does not
+    /// undo what is done.
+    pub(super) async fn end(
+        &self,
+        path: &RelPath,
+        to: Option<&RelPath>,
+        outcome: Result<(Final, Option<Seal>), TransferError>,
+    ) {
+        log(self, Some(path), to, outcome.as_ref().map(|(_, seal)| *seal));
+        let last = outcome.map_or_else(|error| failed(&error), |(last, _)| last);
+        let _ = self.session.answers.send((self.id, last)).await;
+    }
+}
+
+async fn get<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
+    let (target, _) = job.admit(path, |path| Action::Get { path })?;
+    let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let outcome = async {
-        let (store, wanted) = (Arc::clone(&session.server.store), target.clone());
-        let source = user.workers.run(move || store.open(&wanted)).await??;
+        let wanted = target.clone();
+        let source = job.on_disk(move |store| store.open(&wanted)).await?;
         if let Some(stat) = source.stat() {
             outbox.send(Part::Begin(stat.clone())).await?;
         }
-        send(source, outbox.clone(), user.share.clone(), &user.workers).await
+        send(source, outbox.clone(), job.user.share.clone(), &job.user.workers).await
     };
     let outcome = outcome.await;
-    log(session, user, "get", Some(&target), started, outcome.as_ref().copied());
+    log(&job, Some(&target), None, outcome.as_ref().map(|seal| Some(*seal)));
     let end = outcome.map_or_else(Part::Failed, Part::End);
     let _ = outbox.send(end).await; // A connection that is gone needs no end.
     Ok(())
 }
 
-async fn list_directory<S: Store>(
-    session: &Session<S>,
-    user: &User,
-    id: u32,
-    path: Option<&WirePath>,
-) -> Result<(), Refusal> {
-    let target = admit(session, user, "list", Action::List, path)?;
-    let outbox = Outbox { id, parts: session.parts.clone() };
-    let listed = list(Arc::clone(&session.server.store), target, &outbox, &user.workers).await;
+async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
+    let target = job.admit_or_home(path, |path| Action::List { path })?;
+    let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
+    let store = Arc::clone(&job.session.server.store);
+    let listed = list(store, target, &outbox, &job.user.workers).await;
     let _ = outbox.send(listed.map_or_else(Part::Failed, Part::Listed)).await;
     Ok(())
 }
 
-async fn stat<S: Store>(
-    session: &Session<S>,
-    user: &User,
-    id: u32,
-    path: Option<&WirePath>,
-) -> Result<(), Refusal> {
-    let target = admit(session, user, "stat", Action::Stat, path)?;
-    let store = Arc::clone(&session.server.store);
-    let found = user.workers.run(move || store.stat(target.as_ref())).await;
-    let last = match found.and_then(|found| found.map_err(TransferError::from)) {
-        Ok(stat) => Final::Stat(stat),
-        Err(error) => failed(&error),
-    };
-    let _ = session.answers.send((id, last)).await;
+async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
+    let target = job.admit_or_home(path, |path| Action::Stat { path })?;
+    let found = job.on_disk(move |store| store.stat(target.as_ref())).await;
+    let last = found.map_or_else(|error| failed(&error), Final::Stat);
+    let _ = job.session.answers.send((job.id, last)).await;
     Ok(())
-}
-
-/// Parses and decides: what every verb does before any system call. Gives the path below the root.
-fn admit<S: Store>(
-    session: &Session<S>,
-    user: &User,
-    verb: &'static str,
-    action: Action,
-    path: Option<&WirePath>,
-) -> Result<Option<RelPath>, Refusal> {
-    let home = user.principal.home.as_ref();
-    let admitted = path
-        .map(parse)
-        .transpose()
-        .and_then(|path| allow(user, action).map(|_| path))
-        .map(|path| path.map_or_else(|| home.cloned(), |path| Some(path.below(home))));
-    if let Err((code, _)) = &admitted {
-        log_refusal(session, user, verb, path, *code);
-    }
-    admitted
 }
 
 fn parse(path: &WirePath) -> Result<RelPath, Refusal> {
     RelPath::parse(&path.0).map_err(bad_name)
 }
 
-fn allow(user: &User, action: Action) -> Result<Grant, Refusal> {
+fn allow(user: &User, action: Action<'_>) -> Result<Grant, Refusal> {
     decide(&user.principal, action).map_err(|refused| (ErrorCode::Denied, refused.to_string()))
 }
 
@@ -211,21 +305,33 @@ pub(super) fn log_refusal<S: Store>(
     );
 }
 
-/// One line for a transfer that ended, well or not.
+/// One line for a request that was carried out, well or not.
 fn log<S: Store>(
-    session: &Session<S>,
-    user: &User,
-    verb: &'static str,
+    job: &Job<'_, S>,
     path: Option<&RelPath>,
-    started: Instant,
-    outcome: Result<Seal, &TransferError>,
+    to: Option<&RelPath>,
+    outcome: Result<Option<Seal>, &TransferError>,
 ) {
-    let path = path.map(ToString::to_string).unwrap_or_default();
-    let (user, peer) = (user.principal.name.as_str(), session.address.as_str());
-    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let shown = |path: Option<&RelPath>| path.map(ToString::to_string).unwrap_or_default();
+    let (path, to, verb) = (shown(path), to.map(ToString::to_string), job.verb);
+    let (user, peer) = (job.user.principal.name.as_str(), job.session.address.as_str());
+    let duration_ms = u64::try_from(job.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     match outcome {
-        Ok(Seal { bytes, digest }) => {
-            tracing::info!(user, peer, verb, path, bytes, sha256 = %digest, result = "ok", duration_ms, "{verb} done");
+        Ok(seal) => {
+            let bytes = seal.map(|seal| seal.bytes);
+            let sha256 = seal.map(|seal| tracing::field::display(seal.digest));
+            tracing::info!(
+                user,
+                peer,
+                verb,
+                path,
+                to,
+                bytes,
+                sha256,
+                result = "ok",
+                duration_ms,
+                "{verb} done"
+            );
         }
         Err(TransferError::Aborted) => {
             tracing::info!(
@@ -238,16 +344,20 @@ fn log<S: Store>(
                 "{verb} given up"
             );
         }
-        Err(error)
-            if matches!(
-                error.code(),
-                ErrorCode::Io | ErrorCode::UnknownOutcome | ErrorCode::Internal
-            ) =>
-        {
-            tracing::error!(user, peer, verb, path, result = %error.code(), duration_ms, "{verb} failed: {error}");
-        }
         Err(error) => {
-            tracing::info!(user, peer, verb, path, result = %error.code(), duration_ms, "{verb} failed: {error}");
+            let code = error.code();
+            let is_ours = matches!(
+                code,
+                ErrorCode::Io
+                    | ErrorCode::UnknownOutcome
+                    | ErrorCode::Internal
+                    | ErrorCode::Corrupt
+            );
+            if is_ours {
+                tracing::error!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
+            } else {
+                tracing::info!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
+            }
         }
     }
 }

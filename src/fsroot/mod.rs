@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the module that the ban points to")]
 
 mod attribute;
+mod change;
 mod error;
 mod listing;
 mod open;

@@ -329,7 +329,7 @@ impl Staging {
 }
 
 /// Whether a regular file stands under the name; anything else is not replaced.
-fn existing_file(parent: &OwnedFd, name: &FileName<'_>) -> Result<bool, FsError> {
+pub(super) fn existing_file(parent: &OwnedFd, name: &FileName<'_>) -> Result<bool, FsError> {
     match fstatat(parent, component(name), AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT)
     {
         Err(Errno::ENOENT) => Ok(false),

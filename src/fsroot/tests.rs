@@ -297,7 +297,7 @@ fn no_race_leads_out() -> TestResult {
                 if let Ok(stat) = place.tree.stat(Some(&file)) {
                     assert_eq!(stat.kind, Kind::File);
                 }
-                let _ = place.tree.ensure_directory(&new); // Inside, or not at all.
+                let _ = place.tree.make_directory(&new, Parents::Make); // Inside, or not at all.
                 if round % 10 == 0 {
                     let _ = place.put("swap/put", b"inside", true);
                 }

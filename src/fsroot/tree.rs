@@ -16,7 +16,7 @@ use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use super::open::{OpenError, open_staging, open_top};
 use super::resolve::{component, open_below, open_directory};
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
-use crate::types::{Durability, ErrorCode, RelPath};
+use crate::types::{Durability, ErrorCode, FileName, RelPath};
 
 /// How a tree is to be used.
 #[derive(Clone, Copy, Debug)]
@@ -210,22 +210,6 @@ impl Tree {
         Listing::new(directory).map_err(FsError::at("open the directory"))
     }
 
-    /// Makes a directory and those above it, as far as they are missing, durably.
-    ///
-    /// # Errors
-    /// As mkdir(2).
-    pub fn ensure_directory(&self, path: &RelPath) -> Result<(), FsError> {
-        let mut made = Made::default();
-        let outcome = self.make_parents(Some(path), &mut made).map(drop);
-        match outcome.and_then(|()| made.flush(self)) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                made.undo();
-                Err(error)
-            }
-        }
-    }
-
     /// Opens a directory and makes what is missing on the way; `made` remembers what was made.
     pub(super) fn make_parents(
         &self,
@@ -239,8 +223,7 @@ impl Tree {
         }
         let mut directory = open_directory(&self.top, None).map_err(&fail)?;
         for name in path.iter().flat_map(|path| path.components()) {
-            let permissions = Mode::from_bits_truncate(0o777 & !self.options.umask);
-            let is_new = match mkdirat(&directory, component(&name), permissions) {
+            let is_new = match mkdirat(&directory, component(&name), self.directory_mode()) {
                 Ok(()) => true,
                 Err(Errno::EEXIST) => false,
                 Err(error) => return Err(fail(error)),
@@ -254,6 +237,23 @@ impl Tree {
             }
         }
         Ok(directory)
+    }
+
+    /// Makes one directory, which must not be there; `made` remembers it.
+    pub(super) fn make_one(
+        &self,
+        parent: OwnedFd,
+        name: &FileName<'_>,
+        made: &mut Made,
+    ) -> Result<(), FsError> {
+        mkdirat(&parent, component(name), self.directory_mode())
+            .map_err(FsError::at("make the directory"))?;
+        made.directories.push((parent, name.raw_bytes().to_vec()));
+        Ok(())
+    }
+
+    fn directory_mode(&self) -> Mode {
+        Mode::from_bits_truncate(0o777 & !self.options.umask)
     }
 
     /// Flushes a directory, unless this tree does without.
@@ -272,6 +272,11 @@ pub(super) struct Made {
 }
 
 impl Made {
+    /// How many they are.
+    pub(super) fn count(&self) -> usize {
+        self.directories.len()
+    }
+
     /// Makes the new names durable, innermost first.
     pub(super) fn flush(&self, tree: &Tree) -> Result<(), FsError> {
         for (parent, _) in self.directories.iter().rev() {

@@ -19,6 +19,10 @@ enum Open {
     Put,
     Stat,
     List,
+    Remove,
+    Mkdir,
+    Rename,
+    Digest,
     Get,
     /// A get that was announced: the bytes that are still to come.
     Content {
@@ -58,6 +62,10 @@ impl ClientState {
             Request::Get { .. } => Open::Get,
             Request::List { .. } => Open::List,
             Request::Stat { .. } | Request::Unknown => Open::Stat,
+            Request::Remove { .. } | Request::Rmdir { .. } => Open::Remove,
+            Request::Mkdir { .. } => Open::Mkdir,
+            Request::Rename { .. } => Open::Rename,
+            Request::Digest { .. } => Open::Digest,
         };
         self.open.insert(self.last_id, open);
         self.last_id
@@ -77,8 +85,8 @@ impl ClientState {
             return refuse("nothing was asked under this id");
         };
         match (kind, &mut *open) {
-            (Kind::Error | Kind::Abort, _)
-            | (Kind::Answer, Open::Put | Open::Stat | Open::List | Open::Get)
+            (Kind::Answer, Open::Content { .. } | Open::Ended) => refuse("announced before"),
+            (Kind::Error | Kind::Abort | Kind::Answer, _)
             | (Kind::Entries, Open::List)
             | (Kind::Eof, Open::Content { left: 0 })
             | (Kind::Trailer, Open::Ended) => Ok(false),
@@ -123,6 +131,10 @@ impl ClientState {
             (Reply::Answer(Answer::Stored(_)), Some(Open::Put))
             | (Reply::Answer(Answer::Stat(_)), Some(Open::Stat))
             | (Reply::Answer(Answer::Listed(_)), Some(Open::List))
+            | (Reply::Answer(Answer::Removed(_)), Some(Open::Remove))
+            | (Reply::Answer(Answer::Made(_)), Some(Open::Mkdir))
+            | (Reply::Answer(Answer::Renamed(_)), Some(Open::Rename))
+            | (Reply::Answer(Answer::Digest(_)), Some(Open::Digest))
             | (Reply::Trailer(_) | Reply::Abort(_) | Reply::Error(_), _) => None,
             (Reply::Entries(_), Some(open)) => Some(*open),
             (Reply::Eof, _) => Some(Open::Ended),

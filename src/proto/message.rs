@@ -133,6 +133,42 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<WirePath>,
     },
+    /// Delete what is no directory.
+    Remove {
+        /// Which name.
+        path: WirePath,
+    },
+    /// Delete an empty directory.
+    Rmdir {
+        /// Which directory.
+        path: WirePath,
+    },
+    /// Make a directory.
+    Mkdir {
+        /// Its name.
+        path: WirePath,
+        /// Whether to make those above it too, and to be content with one that is there.
+        #[serde(default)]
+        parents: bool,
+    },
+    /// Give a file or directory another name.
+    Rename {
+        /// Its name before.
+        path: WirePath,
+        /// Its name after.
+        to: WirePath,
+        /// Whether a file of that name may be replaced.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Learn a file's digest.
+    Digest {
+        /// Which file.
+        path: WirePath,
+        /// Whether to read the content even where the digest is kept, and to compare the two.
+        #[serde(default)]
+        reread: bool,
+    },
     /// A verb of a later version.
     #[serde(other)]
     Unknown,
@@ -190,6 +226,45 @@ pub enum Answer {
     Listed(Listed),
     /// A stat's finding.
     Stat(StatInfo),
+    /// A name is gone, durably.
+    Removed(Empty),
+    /// A directory is there, durably.
+    Made(Made),
+    /// A name was changed, durably.
+    Renamed(Renamed),
+    /// A file's digest.
+    Digest(DigestInfo),
+}
+
+/// Nothing more to say.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Empty {}
+
+/// What a mkdir did.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Made {
+    /// How many directories were made.
+    pub directories: u64,
+}
+
+/// What a rename did.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Renamed {
+    /// Whether a file of that name was replaced.
+    pub replaced: bool,
+}
+
+/// A digest's finding.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DigestInfo {
+    /// Bytes of content.
+    pub bytes: u64,
+    /// SHA-256 of the content.
+    pub sha256: Sha256Digest,
+    /// Time of modification, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Whether the content was read for this answer; otherwise it is the digest that is kept.
+    pub reread: bool,
 }
 
 /// What was stored.

@@ -11,9 +11,9 @@ mod server;
 pub use client::{ClientState, Reply};
 pub use frame::{FrameError, Header, Kind};
 pub use message::{
-    Abort, Answer, ClientHello, Entries, Entry, EntryType, ErrorMessage, FileInfo, HelloLimits,
-    Listed, PutRequest, Request, ServerHello, StatInfo, Stored, Trailer, VERSION, VersionRange,
-    WirePath,
+    Abort, Answer, ClientHello, DigestInfo, Empty, Entries, Entry, EntryType, ErrorMessage,
+    FileInfo, HelloLimits, Listed, Made, PutRequest, Renamed, Request, ServerHello, StatInfo,
+    Stored, Trailer, VERSION, VersionRange, WirePath,
 };
 pub use server::{Event, Expect, ServerState, UPLOADS_MAX};
 

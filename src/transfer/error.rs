@@ -27,6 +27,14 @@ pub enum TransferError {
         /// What the trailer says.
         announced: u64,
     },
+    /// What is stored is no longer what was stored.
+    #[error("the content's SHA-256 is {computed}, and {kept} was kept with it when it was stored")]
+    Decayed {
+        /// Over what was read.
+        computed: Sha256Digest,
+        /// What is kept with the file.
+        kept: Sha256Digest,
+    },
     /// Larger than the largest file allowed.
     #[error("the file is larger than {limit} bytes, the largest that is allowed here")]
     TooLarge {
@@ -53,6 +61,7 @@ impl TransferError {
         match self {
             Self::Store(error) => error.code(),
             Self::Digest { .. } | Self::Length { .. } => ErrorCode::BadDigest,
+            Self::Decayed { .. } => ErrorCode::Corrupt,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Changed => ErrorCode::Changed,
             Self::ReplaceOnly => ErrorCode::Denied,

@@ -4,6 +4,7 @@
 //! peer stalls is parked, so that slow peers can never use up the threads. Everything between a
 //! thread and a connection goes through bounded channels of pooled buffers.
 
+mod digest;
 mod error;
 mod pool;
 mod receive;
@@ -13,12 +14,13 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use digest::digest;
 pub use error::TransferError;
 pub use pool::{Buffer, Pool, Share};
 pub use receive::{Incoming, receive};
 pub use send::{Outbox, list, send};
 pub use staged::{Committed, Seal, Staged, Terms, Verified};
-pub use store::{Source, Staging, Store};
+pub use store::{Sink, Source, Staging, Store};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::staged::Terms;
-use super::{Committed, LINGER, Part, Seal, Staged, Staging, Store, TransferError, Workers};
+use super::{Committed, LINGER, Part, Seal, Sink, Staged, Staging, TransferError, Workers};
 use crate::access::Overwrite;
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::types::limits::BUFFER_BYTES;
@@ -33,14 +33,14 @@ pub struct Incoming {
 }
 
 /// Where a transfer stands between two visits to a file thread.
-struct Progress<S: Store> {
+struct Progress<S: Sink> {
     store: Arc<S>,
     incoming: Incoming,
     staged: Option<Staged<S::Staging>>,
     parts: mpsc::Receiver<Part>,
 }
 
-enum Visit<S: Store> {
+enum Visit<S: Sink> {
     Parked(Box<Progress<S>>),
     Done(Result<Committed, TransferError>),
 }
@@ -52,7 +52,7 @@ enum Visit<S: Store> {
 ///
 /// # Errors
 /// Nothing is stored, and nothing staged is left; see [`TransferError`].
-pub async fn receive<S: Store>(
+pub async fn receive<S: Sink>(
     store: Arc<S>,
     incoming: Incoming,
     parts: mpsc::Receiver<Part>,
@@ -79,7 +79,7 @@ pub async fn receive<S: Store>(
     }
 }
 
-impl<S: Store> Progress<S> {
+impl<S: Sink> Progress<S> {
     /// Works on a file thread for as long as parts keep coming.
     fn visit(mut self: Box<Self>, mut part: Option<Part>, runtime: &Handle) -> Visit<S> {
         loop {

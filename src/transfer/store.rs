@@ -1,29 +1,41 @@
 //! What a transfer needs of a place that keeps files.
 
 use crate::fsroot::{
-    Entry, FsError, Listing, OpenFile, Publish, Published, Staging as StagingFile, Stat, Tree,
+    Entry, FsError, Listing, OpenFile, Parents, Publish, Published, Staging as StagingFile, Stat,
+    Tree,
 };
 use crate::types::RelPath;
 
-/// A place that keeps files by name: the confined tree, and in the tests one that fails on demand.
+/// A place that takes files by name: a store, or something like standard output.
 ///
 /// All calls block. No descriptor, file or absolute path crosses this trait.
-pub trait Store: Send + Sync + 'static {
+pub trait Sink: Send + Sync + 'static {
     /// A file on its way in.
     type Staging: Staging;
+
+    /// Starts a file that nobody can see.
+    fn stage(&self) -> Result<Self::Staging, FsError>;
+    /// Describes a name; `None` is the top.
+    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError>;
+}
+
+/// A place that keeps files by name: the confined tree, and in the tests one that fails on demand.
+pub trait Store: Sink {
     /// A file on its way out.
     type Source: Source;
     /// A directory being read.
     type Listing: Iterator<Item = Result<Entry, FsError>> + Send + 'static;
 
-    /// Starts a file that nobody can see.
-    fn stage(&self) -> Result<Self::Staging, FsError>;
     /// Opens a stored file.
     fn open(&self, path: &RelPath) -> Result<Self::Source, FsError>;
-    /// Describes a name; `None` is the top.
-    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError>;
-    /// Makes a directory and those above it.
-    fn ensure_directory(&self, path: &RelPath) -> Result<(), FsError>;
+    /// Makes a directory; gives how many were made.
+    fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError>;
+    /// Removes the name of what is no directory.
+    fn remove(&self, path: &RelPath) -> Result<(), FsError>;
+    /// Removes an empty directory.
+    fn remove_directory(&self, path: &RelPath) -> Result<(), FsError>;
+    /// Changes a name; gives whether a file was replaced.
+    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError>;
     /// Reads a directory; `None` is the top.
     fn list(&self, path: Option<&RelPath>) -> Result<Self::Listing, FsError>;
 }
@@ -48,25 +60,40 @@ pub trait Source: Send + 'static {
     fn unchanged(&self) -> Result<bool, FsError>;
 }
 
-impl Store for Tree {
+impl Sink for Tree {
     type Staging = StagingFile;
-    type Source = OpenFile;
-    type Listing = Listing;
 
     fn stage(&self) -> Result<StagingFile, FsError> {
         Tree::stage(self)
     }
 
+    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
+        Tree::stat(self, path)
+    }
+}
+
+impl Store for Tree {
+    type Source = OpenFile;
+    type Listing = Listing;
+
     fn open(&self, path: &RelPath) -> Result<OpenFile, FsError> {
         self.open_file(path)
     }
 
-    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
-        Tree::stat(self, path)
+    fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError> {
+        Tree::make_directory(self, path, parents)
     }
 
-    fn ensure_directory(&self, path: &RelPath) -> Result<(), FsError> {
-        Tree::ensure_directory(self, path)
+    fn remove(&self, path: &RelPath) -> Result<(), FsError> {
+        Tree::remove(self, path)
+    }
+
+    fn remove_directory(&self, path: &RelPath) -> Result<(), FsError> {
+        Tree::remove_directory(self, path)
+    }
+
+    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError> {
+        Tree::rename(self, from, to, replace)
     }
 
     fn list(&self, path: Option<&RelPath>) -> Result<Listing, FsError> {

@@ -62,10 +62,8 @@ fn stat_of(content: &[u8]) -> Stat {
     Stat { kind: Kind::File, bytes: content.len() as u64, mtime_ns: 1, mode: 0o644, digest: None }
 }
 
-impl Store for Memory {
+impl Sink for Memory {
     type Staging = MemoryStaging;
-    type Source = MemorySource;
-    type Listing = std::vec::IntoIter<Result<Entry, FsError>>;
 
     fn stage(&self) -> Result<MemoryStaging, FsError> {
         fail_if(self.fails == Some(Step::Stage))?;
@@ -80,6 +78,19 @@ impl Store for Memory {
         })
     }
 
+    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = path.and_then(|path| files.get(path.raw_bytes()));
+        found
+            .map(|content| stat_of(content))
+            .ok_or_else(|| FsError::new(ErrorCode::NotFound, "stat", None))
+    }
+}
+
+impl Store for Memory {
+    type Source = MemorySource;
+    type Listing = std::vec::IntoIter<Result<Entry, FsError>>;
+
     fn open(&self, path: &RelPath) -> Result<MemorySource, FsError> {
         fail_if(self.fails == Some(Step::Open))?;
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,16 +99,25 @@ impl Store for Memory {
         Ok(MemorySource { stat: stat_of(&content), content, fails: self.fails })
     }
 
-    fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = path.and_then(|path| files.get(path.raw_bytes()));
-        found
-            .map(|content| stat_of(content))
-            .ok_or_else(|| FsError::new(ErrorCode::NotFound, "stat", None))
+    fn make_directory(&self, _path: &RelPath, _parents: Parents) -> Result<usize, FsError> {
+        Ok(0)
     }
 
-    fn ensure_directory(&self, _path: &RelPath) -> Result<(), FsError> {
-        Ok(())
+    fn remove(&self, path: &RelPath) -> Result<(), FsError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = files.remove(path.raw_bytes());
+        gone.map(drop).ok_or_else(|| FsError::new(ErrorCode::NotFound, "remove", None))
+    }
+
+    fn remove_directory(&self, _path: &RelPath) -> Result<(), FsError> {
+        Err(FsError::new(ErrorCode::WrongType, "remove the directory", None))
+    }
+
+    fn rename(&self, from: &RelPath, to: &RelPath, _replace: bool) -> Result<bool, FsError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = files.remove(from.raw_bytes());
+        let moved = moved.ok_or_else(|| FsError::new(ErrorCode::NotFound, "rename", None))?;
+        Ok(files.insert(to.raw_bytes().to_vec(), moved).is_some())
     }
 
     fn list(&self, _path: Option<&RelPath>) -> Result<Self::Listing, FsError> {

@@ -182,6 +182,11 @@ impl RelPath {
         }
     }
 
+    /// Whether `self` lies somewhere below `above`; a path is not below itself.
+    pub fn is_below(&self, above: &Self) -> bool {
+        self.0.strip_prefix(above.0.as_slice()).is_some_and(|rest| rest.starts_with(b"/"))
+    }
+
     /// The directory part, if there is one, and the last component.
     pub fn split_last(&self) -> (Option<Self>, FileName<'_>) {
         match self.0.iter().rposition(|byte| *byte == b'/') {
@@ -292,6 +297,8 @@ mod tests {
         let (parent, name) = path.split_last();
         assert_eq!((parent, name.raw_bytes()), (Some(RelPath::parse(b"a/b")?), &b"c"[..]));
         assert_eq!(RelPath::parse(b"c")?.split_last().0, None);
+        assert!(path.is_below(&RelPath::parse(b"a/b")?) && !path.is_below(&path));
+        assert!(!RelPath::parse(b"ab/c")?.is_below(&RelPath::parse(b"a")?));
         let home = RelPath::parse(b"home")?;
         assert_eq!(path.below(Some(&home)).raw_bytes(), b"home/a/b/c");
         assert_eq!(path.below(None), path);

@@ -1,0 +1,69 @@
+//! The verbs that are one request and one answer: they change names, or tell a digest.
+
+use super::outgoing::Final;
+use super::verbs::{Job, Refusal};
+use crate::access::{Action, Overwrite};
+use crate::fsroot::Parents;
+use crate::proto::{DigestInfo, WirePath};
+use crate::transfer::{Seal, Source as _, Store, digest};
+
+pub(super) async fn remove<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
+    let (target, _) = job.admit(path, |path| Action::Remove { path })?;
+    let gone = target.clone();
+    let outcome = job.on_disk(move |store| store.remove(&gone)).await;
+    job.end(&target, None, outcome.map(|()| (Final::Removed, None))).await;
+    Ok(())
+}
+
+pub(super) async fn rmdir<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
+    let (target, _) = job.admit(path, |path| Action::Rmdir { path })?;
+    let gone = target.clone();
+    let outcome = job.on_disk(move |store| store.remove_directory(&gone)).await;
+    job.end(&target, None, outcome.map(|()| (Final::Removed, None))).await;
+    Ok(())
+}
+
+pub(super) async fn mkdir<S: Store>(
+    job: Job<'_, S>,
+    path: &WirePath,
+    parents: Parents,
+) -> Result<(), Refusal> {
+    let (target, _) = job.admit_new(path, |path| Action::Mkdir { path })?;
+    let made = target.clone();
+    let outcome = job.on_disk(move |store| store.make_directory(&made, parents)).await;
+    job.end(&target, None, outcome.map(|count| (Final::Made(count as u64), None))).await;
+    Ok(())
+}
+
+pub(super) async fn rename<S: Store>(
+    job: Job<'_, S>,
+    from: &WirePath,
+    to: &WirePath,
+    replace: bool,
+) -> Result<(), Refusal> {
+    let (from, to, grant) = job.admit_rename(from, to, replace)?;
+    let replace = grant.overwrite == Overwrite::Allowed;
+    let (old, new) = (from.clone(), to.clone());
+    let outcome = job.on_disk(move |store| store.rename(&old, &new, replace)).await;
+    job.end(&from, Some(&to), outcome.map(|replaced| (Final::Renamed { replaced }, None))).await;
+    Ok(())
+}
+
+pub(super) async fn tell_digest<S: Store>(
+    job: Job<'_, S>,
+    path: &WirePath,
+    reread: bool,
+) -> Result<(), Refusal> {
+    let (target, _) = job.admit(path, |path| Action::Digest { path })?;
+    let wanted = target.clone();
+    let outcome = async {
+        let source = job.on_disk(move |store| store.open(&wanted)).await?;
+        let mtime_ns = source.stat().map_or(0, |stat| stat.mtime_ns);
+        let (seal, reread) = digest(source, reread, &job.user.share, &job.user.workers).await?;
+        let Seal { bytes, digest: sha256 } = seal;
+        Ok((Final::Digest(DigestInfo { bytes, sha256, mtime_ns, reread }), Some(seal)))
+    };
+    let outcome = outcome.await;
+    job.end(&target, None, outcome).await;
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Changes of names: remove, make and rename, each durable before it is told.
+
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, RenameFlags, renameat2};
+use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::resolve::{component, open_directory};
+use super::staging::{Parents, existing_file};
+use super::tree::{Made, Tree};
+use super::{FsError, Kind, Stat};
+use crate::types::{ErrorCode, FileName, RelPath};
+
+impl Tree {
+    /// Removes the name of anything but a directory; a link's own name, never what it points to.
+    ///
+    /// # Errors
+    /// As unlink(2); `WrongType` for a directory; `UnknownOutcome` when the name is gone and its
+    /// directory could not be flushed.
+    pub fn remove(&self, path: &RelPath) -> Result<(), FsError> {
+        let fail = FsError::at("remove the name");
+        let (parent, name) = self.parent_of(path, "remove the name")?;
+        if Stat::of(&look(&parent, &name).map_err(&fail)?).kind == Kind::Directory {
+            let doing = "remove the name: it is a directory, which rmdir removes when it is empty";
+            return Err(FsError::new(ErrorCode::WrongType, doing, None));
+        }
+        unlinkat(&parent, component(&name), UnlinkatFlags::NoRemoveDir).map_err(fail)?;
+        self.flush_after(&parent)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As rmdir(2); `UnknownOutcome` as for [`Tree::remove`].
+    pub fn remove_directory(&self, path: &RelPath) -> Result<(), FsError> {
+        let (parent, name) = self.parent_of(path, "remove the directory")?;
+        unlinkat(&parent, component(&name), UnlinkatFlags::RemoveDir)
+            .map_err(FsError::at("remove the directory"))?;
+        self.flush_after(&parent)
+    }
+
+    /// Makes a directory, durably, and gives how many were made: with [`Parents::Make`] those above it
+    /// too, and none if it is there.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError> {
+        let mut made = Made::default();
+        let outcome = match parents {
+            Parents::Make => self.make_parents(Some(path), &mut made).map(drop),
+            Parents::MustExist => {
+                let (parent, name) = self.parent_of(path, "make the directory")?;
+                self.make_one(parent, &name, &mut made)
+            }
+        };
+        match outcome.and_then(|()| made.flush(self)) {
+            Ok(()) => Ok(made.count()),
+            Err(error) => {
+                made.undo();
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a file, a directory or a link another name. Only a regular file is ever replaced, and only
+    /// by what is no directory. Gives whether one was.
+    ///
+    /// *Source*: renameat2(2); `docs/architecture.md`, "Durability".
+    ///
+    /// # Errors
+    /// As rename(2); `UnknownOutcome` when the new name is in place and could not be flushed.
+    pub fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError> {
+        let doing = "rename";
+        let fail = FsError::at(doing);
+        if to.is_below(from) {
+            let doing = "rename: a directory cannot be moved into itself";
+            return Err(FsError::new(ErrorCode::BadName, doing, None));
+        }
+        let (source, old) = self.parent_of(from, doing)?;
+        let (target, new) = self.parent_of(to, doing)?;
+        let moved = look(&source, &old).map_err(&fail)?;
+        let is_directory = Stat::of(&moved).kind == Kind::Directory;
+        let replaced = replace && !is_directory && existing_file(&target, &new)?;
+        let flags = if replaced { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
+            match error {
+                Errno::EEXIST => {
+                    FsError::new(ErrorCode::Exists, "rename: the new name is taken", None)
+                }
+                error => fail(error),
+            }
+        })?;
+        // Two names of one inode: the kernel does nothing and says it did.
+        if replaced && look(&source, &old).is_ok_and(|left| same(&left, &moved)) {
+            unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir).map_err(&fail)?;
+        }
+        // The new name first: a crash in between leaves both names, never none.
+        self.flush_after(&target)?;
+        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
+        if !same(&parents.0, &parents.1) {
+            self.flush_after(&source)?;
+        }
+        Ok(replaced)
+    }
+
+    fn parent_of<'a>(
+        &self,
+        path: &'a RelPath,
+        doing: &'static str,
+    ) -> Result<(OwnedFd, FileName<'a>), FsError> {
+        let (parent, name) = path.split_last();
+        let parent = open_directory(&self.top, parent.as_ref()).map_err(FsError::at(doing))?;
+        Ok((parent, name))
+    }
+
+    /// Flushes a directory in which a name was changed already.
+    fn flush_after(&self, directory: &OwnedFd) -> Result<(), FsError> {
+        self.flush(directory)
+            .map_err(FsError::at("flush the directory"))
+            .map_err(FsError::after_the_rename)
+    }
+}
+
+/// Describes the name itself; what lies on another file system is out of bounds.
+fn look(parent: &OwnedFd, name: &FileName<'_>) -> nix::Result<FileStat> {
+    let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT;
+    let stat = fstatat(parent, component(name), flags)?;
+    if stat.st_dev == fstat(parent)?.st_dev { Ok(stat) } else { Err(Errno::EXDEV) }
+}
+
+fn same(one: &FileStat, other: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
