@@ -144,7 +144,7 @@ fn a_drop_box_takes_and_shows_nothing() -> TestResult {
     let mut courier = User::come(&daemon)?;
     // An upload that is cut off is not in the way of the next.
     let mut cut = User::come(&daemon)?;
-    cut.0.bytes(&put(1, &json!("parcel"), &[7; 100_000])[..50_000])?;
+    cut.0.bytes(&put(1, &json!("parcel"), &support::noise(100_000, 7))[..50_000])?;
     drop(cut);
     daemon.assert_nothing_staged()?;
     assert_eq!(courier.put("parcel", b"first")?, DONE);
