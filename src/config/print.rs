@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::types::{Durability, PublicKey, Right};
 
+use super::admission::{Admission, show_moment};
 use super::quantity::Quantity;
 use super::settings::{Bound, Limits, RETAIN, Settings, User};
 
@@ -35,15 +36,23 @@ impl Settings {
         size(&mut out, &Limits::IDLE_TIMEOUT, limits.idle_timeout);
         size(&mut out, &Limits::STALL_TIMEOUT, limits.stall_timeout);
         size(&mut out, &Limits::DRAIN_TIMEOUT, limits.drain_timeout);
-        for User { principal, keys, uids } in &self.users {
+        for User { principal, admission, keys, uids } in &self.users {
+            let (plain, bound): (Vec<_>, Vec<_>) =
+                keys.iter().partition(|key| key.admission == Admission::default());
             out.push_str("\n[[user]]\n");
             line(&mut out, "name", string(&principal.name));
-            line(&mut out, "keys", list(keys.iter().map(key_line)));
+            line(&mut out, "keys", list(plain.iter().map(|key| key_line(&key.public))));
             line(&mut out, "unix", list(uids));
+            conditions(&mut out, admission);
             let home = principal.home.as_ref().map_or(&b"."[..], |home| home.raw_bytes());
             line(&mut out, "home", string(String::from_utf8_lossy(home)));
             line(&mut out, "allow", list(principal.rights.iter().map(Right::name)));
             size(&mut out, &RETAIN, principal.retain);
+            for key in bound {
+                out.push_str("\n[[user.key]]\n");
+                line(&mut out, "line", string(key_line(&key.public)));
+                conditions(&mut out, &key.admission);
+            }
             for rule in &principal.rules {
                 out.push_str("\n[[user.path]]\n");
                 line(&mut out, "match", string(String::from_utf8_lossy(rule.pattern.raw_bytes())));
@@ -55,6 +64,13 @@ impl Settings {
         }
         out
     }
+}
+
+fn conditions(out: &mut String, admission: &Admission) {
+    let expires = admission.expires.map_or_else(|| "never".to_owned(), show_moment);
+    line(out, "from", list(&admission.from));
+    line(out, "expires", string(expires));
+    line(out, "enabled", admission.enabled);
 }
 
 fn line(out: &mut String, key: &str, value: impl Display) {

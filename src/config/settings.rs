@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::admission::Admission;
 use crate::types::{Durability, Principal, PublicKey};
 
 /// Places to listen at, at most.
@@ -192,10 +193,21 @@ impl Default for Limits {
 pub struct User {
     /// Name, home and rights.
     pub principal: Principal,
+    /// From where, until when and whether the user may come in, by whatever proof.
+    pub admission: Admission,
     /// Keys of which each lets the user in.
-    pub keys: Vec<PublicKey>,
+    pub keys: Vec<Key>,
     /// Local accounts that are this user on the Unix socket.
     pub uids: Vec<u32>,
+}
+
+/// A key, and the conditions under which it lets its user in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    /// The key itself.
+    pub public: PublicKey,
+    /// Its own conditions; the user's hold as well.
+    pub admission: Admission,
 }
 
 /// The keys whose change only a restart can take, in the order of the file; empty if a reload does.

@@ -119,7 +119,7 @@ fn reload(
     workers: &Workers,
 ) -> Result<usize, String> {
     let before = Arc::clone(&live.borrow());
-    let settings = settings::load(file).map_err(|error| error.to_string())?;
+    let settings = settings::load(file).map_err(|error| error.to_string())?.settings;
     let fixed = restart_needed(&before.settings, &settings);
     if !fixed.is_empty() {
         return Err(format!("a change of {} needs a restart", fixed.join(", ")));

@@ -1,7 +1,7 @@
 //! Listening sockets: bound before the sandbox, served behind it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -155,7 +155,9 @@ pub(super) async fn serve<S: Store>(bound: Bound, gate: Gate, server: Server<S>)
                     let accepted =
                         listener.accept().await.map(|(stream, from)| (Socket::tcp(stream), from));
                     match accepted {
-                        Ok((Ok(socket), from)) => admit(&gate, &server, socket, from.to_string()),
+                        Ok((Ok(socket), from)) => {
+                            admit(&gate, &server, socket, (from.to_string(), Some(from.ip())));
+                        }
                         Ok((Err(error), from)) => gate.complain(&from.to_string(), &error),
                         Err(error) => back_off(&gate, &error).await,
                     }
@@ -166,7 +168,7 @@ pub(super) async fn serve<S: Store>(bound: Bound, gate: Gate, server: Server<S>)
                 loop {
                     match listener.accept().await {
                         Ok((stream, _)) => {
-                            admit(&gate, &server, Socket::Unix(stream), "unix".to_owned());
+                            admit(&gate, &server, Socket::Unix(stream), ("unix".to_owned(), None));
                         }
                         Err(error) => back_off(&gate, &error).await,
                     }
@@ -186,16 +188,21 @@ async fn back_off(gate: &Gate, error: &io::Error) {
 }
 
 /// Gives a new connection its task, if there is room for it.
-fn admit<S: Store>(gate: &Gate, server: &Server<S>, socket: Socket, address: String) {
+fn admit<S: Store>(
+    gate: &Gate,
+    server: &Server<S>,
+    socket: Socket,
+    origin: (String, Option<IpAddr>),
+) {
     let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {
-        return gate.complain(&address, &"all connections are taken (limits.connections)");
+        return gate.complain(&origin.0, &"all connections are taken (limits.connections)");
     };
     let (gate, server) = (gate.clone(), server.clone());
     tokio::spawn(async move {
         let _place = place;
         match authenticate(&gate, &server, socket).await {
-            Ok((connection, peer)) => session::serve(connection, peer, address, server).await,
-            Err(error) => gate.complain(&address, &error),
+            Ok((connection, peer)) => session::serve(connection, peer, origin, server).await,
+            Err(error) => gate.complain(&origin.0, &error),
         }
     });
 }

@@ -4,12 +4,13 @@
 //! bounded channels: `answers` for everything that is one frame, `parts` for what is streamed.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::outgoing::{self, Final};
 use super::server::{FAREWELL, Phase, Server};
@@ -26,6 +27,8 @@ use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
 
 /// How long content may wait in a buffer that is not full, so that a slow sender holds no memory.
 const HOLD: Duration = Duration::from_millis(200);
+/// How often a session whose admission has an end looks at the clock.
+const EXPIRY_CHECK: Duration = Duration::from_secs(2);
 /// Bytes that are read at once to be dropped.
 const DROP_BYTES: usize = 64 * 1024;
 /// Answers that may wait for the writer.
@@ -37,6 +40,8 @@ pub(super) struct Session<S: Store> {
     pub(super) peer: Peer,
     /// Where the peer connects from, for the log.
     pub(super) address: String,
+    /// Its network address, which a Unix socket has not.
+    source: Option<IpAddr>,
     pub(super) answers: mpsc::Sender<(u32, Final)>,
     pub(super) parts: mpsc::Sender<(u32, Part)>,
     state: Mutex<ServerState>,
@@ -74,15 +79,19 @@ enum End {
 pub(super) async fn serve<S: Store>(
     connection: Connection,
     peer: Peer,
-    address: String,
+    (address, source): (String, Option<IpAddr>),
     server: Server<S>,
 ) {
     let live = Arc::clone(&server.live.borrow());
     let (mut reader, mut writer) = split(connection, live.settings.limits.stall_timeout);
-    let Some(user) = live.users.find(&peer).cloned() else {
-        tracing::info!(peer = %address, identity = %peer, result = "AUTH", "refused: not known");
-        let message = format!("{peer} is not known here; ask the administrator to add it");
-        return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Auth, message))).await;
+    let user = match live.users.admit(&peer, source) {
+        Ok(user) => Arc::clone(user),
+        Err(why) => {
+            tracing::info!(peer = %address, identity = %peer, result = "AUTH", "refused: {why}");
+            // The same for all reasons: strangers learn nothing about keys.
+            let message = format!("{peer} is not known here; ask the administrator to add it");
+            return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Auth, message))).await;
+        }
     };
     let Ok(_place) = Arc::clone(&user.connections).try_acquire_owned() else {
         let message = "too many connections of this user; close one and try again";
@@ -93,8 +102,8 @@ pub(super) async fn serve<S: Store>(
     let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);
     let (parts, mut queued_parts) = mpsc::channel(PARTS_MAX);
     let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
-    let session =
-        Arc::new(Session { server, peer, address, answers, parts, state, idle: Notify::new() });
+    let idle = Notify::new();
+    let session = Arc::new(Session { server, peer, address, source, answers, parts, state, idle });
     if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
         return;
     }
@@ -165,15 +174,29 @@ impl<S: Store> Session<S> {
 
     /// The user that the peer is under the configuration in force.
     fn user(&self) -> Option<Arc<User>> {
-        self.server.live.borrow().users.find(&self.peer).cloned()
+        self.server.live.borrow().users.admit(&self.peer, self.source).ok().cloned()
     }
 
-    /// Resolves when the peer is no longer known, whatever it is doing.
+    /// Resolves when the peer may no longer be here, whatever it is doing.
     async fn revoked(&self) -> End {
         let mut live = self.server.live.clone();
-        while self.user().is_some() {
-            if live.changed().await.is_err() {
-                break; // The daemon is gone.
+        loop {
+            let expires = {
+                let users = &live.borrow_and_update().users;
+                match users.admit(&self.peer, self.source) {
+                    Ok(_) => users.expires(&self.peer),
+                    Err(why) => {
+                        tracing::info!(peer = self.address, identity = %self.peer, "ended: {why}");
+                        break;
+                    }
+                }
+            };
+            // The wall clock may be set at any time, so that it is looked at again and again.
+            tokio::select! {
+                changed = live.changed() => if changed.is_err() {
+                    break; // The daemon is gone.
+                },
+                () = sleep(EXPIRY_CHECK), if expires => {}
             }
         }
         let message = format!("{} is no longer known here", self.peer);

@@ -1,6 +1,8 @@
 //! From the command line to a daemon that serves: everything that must happen in order.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use nix::unistd::geteuid;
 
 use super::cli::{Cli, Command};
 use super::listener::Bound;
-use super::settings::{self, ConfigFile};
+use super::settings::{self, ConfigFile, Loaded};
 use super::{lifecycle, logging, sandbox};
 use crate::config::{SandboxMode, Settings};
 use crate::fsroot::{Options, StagingPlace, Tree};
@@ -42,7 +44,7 @@ impl Failure {
 
 /// Does what the command line says.
 pub(super) fn run(cli: Cli) -> ExitCode {
-    let file = ConfigFile(cli.config);
+    let file = ConfigFile::new(cli.config);
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(&file),
         Command::Check { dump } => check(&file, dump),
@@ -62,7 +64,7 @@ pub(super) fn run(cli: Cli) -> ExitCode {
 /// The verdict of a start, without its side effects. Whether an address is free is left out: the
 /// daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?;
+    let settings = settings::load(file).map_err(Failure::config)?.settings;
     Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
     match load_host_key(&settings.host_key) {
         Err(error) if !error.is_missing() => return Err(Failure::config(error)),
@@ -74,12 +76,12 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     } else {
         let users = settings.users.len();
         let plural = if users == 1 { "" } else { "s" };
-        print(&format!("{}: good; {users} user{plural}\n", file.0.display()))
+        print(&format!("{file}: good; {users} user{plural}\n"))
     }
 }
 
 fn show_fingerprint(file: &ConfigFile) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?;
+    let settings = settings::load(file).map_err(Failure::config)?.settings;
     let (key, _) = load_or_create_host_key(&settings.host_key).map_err(Failure::config)?;
     print(&format!("{}\n{}\n", public_line(key.public()), fingerprint(key.public())))
 }
@@ -91,7 +93,7 @@ fn print(text: &str) -> Result<(), Failure> {
 /// Serves until a signal. The order matters: what needs paths, ports and accounts comes before the
 /// sandbox, and the sandbox before the first thread.
 fn serve(file: &ConfigFile) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?;
+    let Loaded { settings, key_directories } = settings::load(file).map_err(Failure::config)?;
     logging::start();
     umask(Mode::from_bits_truncate(settings.umask));
     descriptors(&settings)?;
@@ -109,7 +111,8 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         .collect::<Result<_, _>>()
         .map_err(Failure::other)?;
     let tree = open_tree(&settings)?;
-    let report = confine(&settings, file, &tree)?;
+    let report = confine(&settings, file, &key_directories, &tree)?;
+    let file = file.confined(key_directories);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -122,7 +125,7 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         let tested = runtime.block_on(runtime.spawn_blocking(sandbox::self_test));
         tested.map_err(Failure::other)?.map_err(Failure::other)?;
     }
-    let served = lifecycle::run(Arc::new(tree), bound, tls, file.clone(), settings, report);
+    let served = lifecycle::run(Arc::new(tree), bound, tls, file, settings, report);
     let served = runtime.block_on(served);
     // Whoever was not done within the drain time is cut off; staged files go with the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
@@ -144,11 +147,18 @@ fn open_tree(settings: &Settings) -> Result<Tree, Failure> {
     Ok(tree)
 }
 
-fn confine(settings: &Settings, file: &ConfigFile, tree: &Tree) -> Result<String, Failure> {
+fn confine(
+    settings: &Settings,
+    file: &ConfigFile,
+    key_directories: &BTreeSet<PathBuf>,
+    tree: &Tree,
+) -> Result<String, Failure> {
     let require = settings.sandbox == SandboxMode::Require;
     let plan = sandbox::Plan {
         root: tree.descriptor(),
-        config_directory: Some(file.directory()),
+        readable: std::iter::once(file.directory())
+            .chain(key_directories.iter().map(PathBuf::as_path))
+            .collect(),
         require,
     };
     let report = sandbox::apply(&plan).map_err(Failure::other)?;
