@@ -10,8 +10,11 @@ use ftd::proto::{
 };
 use ftd::types::{Escaped, RelPath};
 
+/// What must hold for any bytes; it panics where it does not.
+type Law = fn(&[u8]);
+
 /// Every law under the name of its fuzzer.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[(&str, Law)] = &[
     ("header", header),
     ("server_session", server_session),
     ("client_session", client_session),
@@ -130,15 +133,18 @@ pub fn path(data: &[u8]) {
 /// Any text is judged, every complaint is one harmless line, and what is legal prints and parses back.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let key = |line: &str| {
-        parse_public_line(line).map(|(key, _)| key).map_err(|error| error.to_string())
-    };
+    let key =
+        |line: &str| parse_public_line(line).map(|(key, _)| key).map_err(|error| error.to_string());
     let account = |name: &str| name.parse().map_err(|_| "no such account".to_owned());
     let resolvers = Resolvers { key: &key, account: &account };
     match parse_config("f", text, &resolvers) {
         Ok(settings) => {
             let printed = settings.to_toml(&public_line);
-            assert_eq!(parse_config("f", &printed, &resolvers).as_ref(), Ok(&settings), "{printed}");
+            assert_eq!(
+                parse_config("f", &printed, &resolvers).as_ref(),
+                Ok(&settings),
+                "{printed}"
+            );
         }
         Err(errors) => {
             assert!(!errors.errors().is_empty());
