@@ -164,6 +164,9 @@ fn entries(writer: &mut FrameWriter, id: u32, entries: Vec<Entry>) -> Result<(),
         }
         payload.extend_from_slice(&text);
     }
+    if payload.len() == OPEN.len() {
+        return Ok(());
+    }
     payload.extend_from_slice(CLOSE);
     writer.raw_control(Kind::Entries, id, &payload)
 }
