@@ -268,6 +268,23 @@ fn cancel_ends_a_request_once() -> TestResult {
     daemon.assert_nothing_staged()
 }
 
+/// F-01, F-06: what is exactly at a limit works: the longest control frame, the longest data frame, the
+/// last id; after that id there is none.
+#[test]
+fn what_is_at_a_limit_works() -> TestResult {
+    let daemon = Daemon::start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let mut request = br#"{"verb":"stat"}"#.to_vec();
+    request.resize(16 * 1024, b' ');
+    raw.send(REQUEST, 1, &request)?;
+    assert_eq!(raw.expect()?.kind, ANSWER);
+    raw.bytes(&put(2, &json!("mib"), &noise(1 << 20, 2)))?;
+    assert_eq!(raw.expect()?.kind, ANSWER);
+    assert_eq!(raw.code_of(u32::MAX, &json!({"verb": "stat"}))?, "frame 8");
+    raw.request(3, &json!({"verb": "stat"}))?;
+    raw.expect_closed("PROTOCOL")
+}
+
 /// A session's last word is said however many answers are waiting, and after all of them.
 #[test]
 fn the_last_word_follows_all_answers_that_wait() -> TestResult {
