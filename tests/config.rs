@@ -4,7 +4,9 @@
 
 mod support;
 
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink,
+};
 use std::process::Command;
 
 use nix::sys::signal::Signal;

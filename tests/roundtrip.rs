@@ -272,7 +272,9 @@ fn decay_is_noticed_and_local_changes_are_new_content() -> TestResult {
 fn a_stderr_that_takes_nothing_is_no_failure() -> TestResult {
     let daemon = Daemon::start()?;
     std::fs::write(daemon.path("f"), "content")?;
-    for (words, code) in [(["-v", "put", "f"], 0), (["get", ":f", "g"], 0), (["get", ":none", "h"], 6)] {
+    for (words, code) in
+        [(["-v", "put", "f"], 0), (["get", ":f", "g"], 0), (["get", ":none", "h"], 6)]
+    {
         let full = std::fs::File::options().write(true).open("/dev/full")?;
         let status = daemon.ftc_unix().stderr(full).spawn(words)?.wait()?;
         assert_eq!(status.code(), Some(code), "{words:?}");

@@ -294,15 +294,14 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
             source: Source::File(path.clone()),
         }];
     }
-    let mut found = Vec::new();
+    let (mut found, mut trouble) = (Vec::new(), None);
     if let Some(socket) = agent_socket() {
         match agent_keys(&socket) {
             Ok(keys) => found.extend(keys.into_iter().map(|(key, comment)| Candidate {
                 from: format!("agent: {}", crate::types::Escaped(comment.as_bytes())),
                 source: Source::Agent(socket.clone(), key),
             })),
-            Err(error) if settings.global.verbose => tell(format_args!("ftc: {error}")),
-            Err(_) => {}
+            Err(error) => trouble = Some(error),
         }
     }
     if let Some(home) = home() {
@@ -316,6 +315,9 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
                 }),
             }
         }
+    }
+    if let Some(error) = trouble.filter(|_| found.is_empty() || settings.global.verbose) {
+        tell(format_args!("ftc: {error}"));
     }
     found
 }

@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
         tokio::select! {
             exit = run(cli) => exit,
             () = interrupted() => {
-                tell(format_args!("ftc: interrupted; nothing of the file at hand is stored"));
+                tell(format_args!("ftc: interrupted; the file at hand was not confirmed"));
                 Exit::Interrupted
             }
         }

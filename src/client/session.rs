@@ -491,7 +491,8 @@ mod tests {
                 let got = session.get(&path, std::sync::Arc::new(Stdout), incoming, &bar).await;
                 assert!(got.is_err_and(|f| f.exit == Exit::Connect));
             }
-            let mut session = against(frame(Kind::Hello, 0, GREETING), trickles).await.map_err(told)?;
+            let mut session =
+                against(frame(Kind::Hello, 0, GREETING), trickles).await.map_err(told)?;
             let request = PutRequest {
                 path: WirePath(b"f".to_vec()),
                 bytes: None,

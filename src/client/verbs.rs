@@ -156,7 +156,11 @@ impl Job {
             let stored = stored.map_err(|failure| failure.doing(format!("put {shown}")))?;
             if !settings.global.quiet {
                 let what = if stored.replaced { "stored, replacing" } else { "stored" };
-                tell(format_args!("{what} {shown}  {}  sha256 {}", HumanBytes(stored.bytes), stored.sha256));
+                tell(format_args!(
+                    "{what} {shown}  {}  sha256 {}",
+                    HumanBytes(stored.bytes),
+                    stored.sha256
+                ));
             }
             Ok(())
         })

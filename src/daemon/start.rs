@@ -10,9 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{
-    AccessFlags, Gid, Uid, faccessat, geteuid, setgroups, setresgid, setresuid,
-};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid, setgroups, setresgid, setresuid};
 
 use super::cli::{Cli, Command};
 use super::listener::Bound;

@@ -119,7 +119,11 @@ impl ClientState {
             Kind::Answer => Reply::Answer(parse(kind, payload)?),
             Kind::Entries => {
                 let entries: Entries = parse(kind, payload)?;
-                check_entries(&entries).map_err(|rule| ProtocolError::OutOfOrder { kind, id, rule })?;
+                check_entries(&entries).map_err(|rule| ProtocolError::OutOfOrder {
+                    kind,
+                    id,
+                    rule,
+                })?;
                 Reply::Entries(entries)
             }
             Kind::Eof => Reply::Eof,
@@ -167,11 +171,13 @@ fn check_entries(entries: &Entries) -> Result<(), &'static str> {
         return Err("entries that are none");
     }
     let is_name = |name: &[u8]| {
-        RelPath::parse(name).is_ok_and(|path| path.raw_bytes() == name && path.components().count() == 1)
+        RelPath::parse(name)
+            .is_ok_and(|path| path.raw_bytes() == name && path.components().count() == 1)
     };
-    match entries.entries.iter().all(|entry| is_name(&entry.name.0)) {
-        true => Ok(()),
-        false => Err("an entry whose name no directory can hold"),
+    if entries.entries.iter().all(|entry| is_name(&entry.name.0)) {
+        Ok(())
+    } else {
+        Err("an entry whose name no directory can hold")
     }
 }
 

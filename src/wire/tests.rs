@@ -200,7 +200,7 @@ async fn a_peer_that_does_not_read_is_given_up() -> TestResult {
 #[tokio::test]
 async fn a_last_word_reaches_a_peer_that_is_still_sending() -> TestResult {
     let (connection, peer) = with_client(|client| {
-        client.write_all(&[7; 8 << 20])?;
+        client.write_all(&vec![7; 8 << 20])?;
         let mut word = [0; 12];
         client.read_exact(&mut word).map(|()| word[0])
     })
