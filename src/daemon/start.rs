@@ -1,7 +1,6 @@
 //! From the command line to a daemon that serves: everything that must happen in order.
 
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -86,13 +85,12 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
 
 /// Root asks for the account that will serve, which is the one that has the tree: what it may not do a
 /// start could not do either, and a host key that is made must be its own.
-#[expect(clippy::disallowed_methods, reason = "the root's owner, before anything is served")]
 fn become_owner(root: &Path) -> Result<(), Failure> {
-    let Ok(stat) = std::fs::metadata(root) else { return Ok(()) }; // What is wrong with it comes next.
-    if !geteuid().is_root() || stat.uid() == 0 {
+    let Some((user, group)) = Tree::owner(root) else { return Ok(()) }; // What is wrong comes next.
+    if !geteuid().is_root() || user == 0 {
         return Ok(());
     }
-    let (user, group) = (Uid::from_raw(stat.uid()), Gid::from_raw(stat.gid()));
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
     setgroups(&[])
         .and_then(|()| setresgid(group, group, group))
         .and_then(|()| setresuid(user, user, user))

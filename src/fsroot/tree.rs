@@ -102,6 +102,13 @@ impl Tree {
         find_staging(&top, &path.display().to_string()).map(drop)
     }
 
+    /// The account and group that own the directory at `path`; `None` when it cannot be looked at.
+    pub fn owner(path: &Path) -> Option<(u32, u32)> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let stat = open(path, flags, Mode::empty()).and_then(fstat).ok()?;
+        Some((stat.st_uid, stat.st_gid))
+    }
+
     /// Removes what unfinished transfers left behind, and gives how many they were.
     ///
     /// # Errors
