@@ -218,9 +218,6 @@ impl Staging {
 
     /// Everything that belongs to the file itself, and its flush.
     fn finish_content(&mut self, publish: &Publish) -> Result<(), FsError> {
-        let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
-        fchmod(&self.file, Mode::from_bits_truncate(mode))
-            .map_err(FsError::at("set the file's mode"))?;
         if self.allocated > self.written {
             let length = off_t::try_from(self.written).unwrap_or(off_t::MAX);
             ftruncate(&self.file, length).map_err(FsError::at("give back unused space"))?;
@@ -243,6 +240,10 @@ impl Staging {
             Err(Errno::EOPNOTSUPP) if self.tree.options.staging == StagingPlace::Beside => {}
             written => written.map_err(FsError::at("keep the file's digest"))?,
         }
+        // Last: a mode without the right to write would refuse us the attribute.
+        let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
+        fchmod(&self.file, Mode::from_bits_truncate(mode))
+            .map_err(FsError::at("set the file's mode"))?;
         if self.tree.options.durability == Durability::Full {
             self.join_flush()?;
             // Once: after a failure the kernel forgets what it could not write, and a second call lies.

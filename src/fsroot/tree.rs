@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
-use super::open::{OpenError, open_staging, open_top};
+use super::open::{OpenError, find_staging, open_staging, open_top};
 use super::resolve::{component, open_below, open_directory};
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
 use crate::types::{Durability, ErrorCode, FileName, RelPath};
@@ -98,7 +98,15 @@ impl Tree {
     /// # Errors
     /// As [`Tree::open`].
     pub fn check(path: &Path) -> Result<(), OpenError> {
-        open_top(path, StagingPlace::Directory).map(drop)
+        let top = open_top(path, StagingPlace::Directory)?;
+        find_staging(&top, &path.display().to_string()).map(drop)
+    }
+
+    /// The account and group that own the directory at `path`; `None` when it cannot be looked at.
+    pub fn owner(path: &Path) -> Option<(u32, u32)> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let stat = open(path, flags, Mode::empty()).and_then(fstat).ok()?;
+        Some((stat.st_uid, stat.st_gid))
     }
 
     /// Removes what unfinished transfers left behind, and gives how many they were.

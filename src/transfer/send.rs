@@ -1,6 +1,6 @@
 //! A file or a directory on its way out: from the store to a channel of parts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -52,6 +52,8 @@ struct Progress<F> {
     hasher: Option<Sha256>,
     outbox: Outbox,
     share: Share,
+    /// Gone when the request was given up, which a file thread does not notice by itself.
+    wanted: Weak<()>,
 }
 
 /// Sends the content of `source` as parts and gives what a trailer says about it; the caller sends
@@ -72,7 +74,9 @@ pub async fn send<F: Source>(
     let known = source.stat().and_then(|stat| stat.digest);
     let bytes = source.stat().map(|stat| stat.bytes);
     let hasher = known.is_none().then(Sha256::new);
-    let mut progress = Box::new(Progress { source, offset: 0, hasher, outbox, share });
+    let alive = Arc::new(());
+    let wanted = Arc::downgrade(&alive);
+    let mut progress = Box::new(Progress { source, offset: 0, hasher, outbox, share, wanted });
     let mut complete = bytes == Some(0);
     while !complete {
         let due = bytes.map_or(u64::MAX, |bytes| bytes - progress.offset);
@@ -99,6 +103,9 @@ impl<F: Source> Progress<F> {
     ) -> Result<bool, TransferError> {
         let mut slot = slot;
         loop {
+            if self.wanted.strong_count() == 0 {
+                return Err(TransferError::Aborted);
+            }
             let (permit, mut buffer) = slot;
             let due = bytes.map_or(u64::MAX, |bytes| bytes - self.offset);
             let room = buffer.room();
