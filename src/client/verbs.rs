@@ -315,6 +315,7 @@ fn incoming(target: RelPath, info: &FileInfo, how: Copying) -> Incoming {
         announced: Some(info.bytes),
         bytes_max: u64::MAX,
         overwrite: if how.no_clobber { Overwrite::Never } else { Overwrite::Allowed },
+        retain: None,
         parents: Parents::MustExist,
         mode: how.preserve.then_some(info.mode),
         mtime_ns: how.preserve.then_some(info.mtime_ns),

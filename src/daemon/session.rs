@@ -370,9 +370,9 @@ impl<S: Store> Session<S> {
         let due = put.bytes;
         let bytes_max = self.server.live.borrow().settings.limits.max_file_size;
         match verbs::admit_put(&user, &put, bytes_max) {
-            Ok(incoming) => {
+            Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
-                verbs::start_put(self, user, id, incoming, queue);
+                verbs::start_put(self, user, id, admitted, queue);
                 uploads.insert(id, Upload { parts, filling: None, due });
             }
             Err((code, message)) => {

@@ -74,7 +74,15 @@ fn publish(content: &[u8], replace: bool) -> Publish {
     use sha2::Digest as _;
     let digest = Sha256Digest(sha2::Sha256::digest(content).into());
     let bytes = content.len() as u64;
-    Publish { replace, parents: Parents::Make, mode: None, mtime_ns: None, digest, bytes }
+    Publish {
+        replace,
+        retain: None,
+        parents: Parents::Make,
+        mode: None,
+        mtime_ns: None,
+        digest,
+        bytes,
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::staged::digest_of;
 use super::{Buffer, LINGER, Part, Seal, Share, Source, Store, TransferError, Workers};
+use crate::access::Hidden;
 use crate::fsroot::Entry;
 use crate::types::RelPath;
 use crate::types::limits::BUFFER_BYTES;
@@ -150,13 +151,15 @@ impl<F: Source> Progress<F> {
     }
 }
 
-/// Sends what a directory holds, in the directory's own order, and gives how many entries it was.
+/// Sends what a directory holds and is not hidden, in the directory's own order, and gives how many
+/// entries it was.
 ///
 /// # Errors
 /// The store's, or `Aborted` when the connection is gone.
 pub async fn list<S: Store>(
     store: Arc<S>,
     path: Option<RelPath>,
+    hidden: &Hidden,
     outbox: &Outbox,
     workers: &Workers,
 ) -> Result<u64, TransferError> {
@@ -167,10 +170,11 @@ pub async fn list<S: Store>(
             let batch = listing.by_ref().take(ENTRIES_MAX).collect::<Result<Vec<Entry>, _>>();
             batch.map(|batch| (listing, batch))
         });
-        let (rest, entries) = batch.await??;
+        let (rest, mut entries) = batch.await??;
         listing = rest;
-        total += entries.len() as u64;
         let is_last = entries.len() < ENTRIES_MAX;
+        entries.retain(|entry| !hidden.hides(&entry.name));
+        total += entries.len() as u64;
         if !entries.is_empty() {
             outbox.send(Part::Entries(entries)).await?;
         }
