@@ -11,6 +11,7 @@ mod attribute;
 mod change;
 mod error;
 mod listing;
+mod made;
 mod open;
 mod resolve;
 mod staging;

@@ -14,8 +14,9 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, futimens};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::unistd::{UnlinkatFlags, fdatasync, fsync, ftruncate, unlinkat};
 
+use super::made::Made;
 use super::resolve::{component, open_below, open_directory};
-use super::tree::{Made, StagingPlace, Tree};
+use super::tree::{StagingPlace, Tree};
 use super::{FsError, Kind, Stat, attribute};
 use crate::types::{Durability, ErrorCode, FileName, RelPath, Sha256Digest};
 
@@ -209,7 +210,7 @@ impl Staging {
             Ok(published) => Ok(published),
             Err(error) => {
                 if !self.is_published {
-                    made.undo();
+                    made.undo(&self.tree);
                 }
                 Err(error)
             }
@@ -259,7 +260,9 @@ impl Staging {
     ) -> Result<Published, FsError> {
         let (parent_path, name) = target.split_last();
         let parent = match publish.parents {
-            Parents::MustExist => open_directory(&self.tree.top, parent_path.as_ref())
+            Parents::MustExist => self
+                .tree
+                .open_parent(parent_path.as_ref(), made)
                 .map_err(FsError::at("open the directory"))?,
             Parents::Make => self.tree.make_parents(parent_path.as_ref(), made)?,
         };

@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::made::Unflushed;
 use super::open::{OpenError, open_staging, open_top};
-use super::resolve::{component, open_below, open_directory};
+use super::resolve::{DIRECTORY, component, open_below, open_directory};
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
-use crate::types::{Durability, ErrorCode, FileName, RelPath};
+use crate::types::{Durability, ErrorCode, RelPath};
 
 /// How a tree is to be used.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,7 @@ pub struct Tree {
     pub(super) top: Arc<OwnedFd>,
     pub(super) stage: Arc<OwnedFd>,
     pub(super) options: Options,
+    pub(super) unflushed: Arc<Unflushed>,
 }
 
 /// A stored file, open for reading.
@@ -89,7 +91,8 @@ impl Tree {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let top = open_top(path, options.staging)?;
         let stage = open_staging(&top, path, options.staging)?;
-        Ok(Self { top: Arc::new(top), stage: Arc::new(stage), options })
+        let unflushed = Arc::default();
+        Ok(Self { top: Arc::new(top), stage: Arc::new(stage), options, unflushed })
     }
 
     /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
@@ -107,8 +110,7 @@ impl Tree {
     /// The staging directory cannot be read or written.
     pub fn sweep(&self) -> Result<usize, FsError> {
         let fail = FsError::at("sweep the staging directory");
-        let again = open_below(&self.stage, b".", super::resolve::DIRECTORY, Mode::empty())
-            .map_err(&fail)?;
+        let again = open_below(&self.stage, b".", DIRECTORY, Mode::empty()).map_err(&fail)?;
         let mut swept = 0;
         for entry in nix::dir::Dir::from_fd(again).map_err(&fail)? {
             let entry = entry.map_err(&fail)?;
@@ -208,91 +210,6 @@ impl Tree {
         let directory =
             open_directory(&self.top, path).map_err(FsError::at("open the directory"))?;
         Listing::new(directory).map_err(FsError::at("open the directory"))
-    }
-
-    /// Opens a directory and makes what is missing on the way; `made` remembers what was made.
-    pub(super) fn make_parents(
-        &self,
-        path: Option<&RelPath>,
-        made: &mut Made,
-    ) -> Result<OwnedFd, FsError> {
-        let fail = FsError::at("make the directory");
-        match open_directory(&self.top, path) {
-            Err(Errno::ENOENT) => {}
-            opened => return opened.map_err(FsError::at("open the directory")),
-        }
-        let mut directory = open_directory(&self.top, None).map_err(&fail)?;
-        for name in path.iter().flat_map(|path| path.components()) {
-            let is_new = match mkdirat(&directory, component(&name), self.directory_mode()) {
-                Ok(()) => true,
-                Err(Errno::EEXIST) => false,
-                Err(error) => return Err(fail(error)),
-            };
-            let next =
-                open_below(&directory, name.raw_bytes(), super::resolve::DIRECTORY, Mode::empty());
-            let next = next.map_err(&fail)?;
-            let parent = std::mem::replace(&mut directory, next);
-            if is_new {
-                made.directories.push((parent, name.raw_bytes().to_vec()));
-            }
-        }
-        Ok(directory)
-    }
-
-    /// Makes one directory, which must not be there; `made` remembers it.
-    pub(super) fn make_one(
-        &self,
-        parent: OwnedFd,
-        name: &FileName<'_>,
-        made: &mut Made,
-    ) -> Result<(), FsError> {
-        mkdirat(&parent, component(name), self.directory_mode())
-            .map_err(FsError::at("make the directory"))?;
-        made.directories.push((parent, name.raw_bytes().to_vec()));
-        Ok(())
-    }
-
-    fn directory_mode(&self) -> Mode {
-        Mode::from_bits_truncate(0o777 & !self.options.umask)
-    }
-
-    /// Flushes a directory, unless this tree does without.
-    pub(super) fn flush(&self, directory: impl AsFd) -> nix::Result<()> {
-        match self.options.durability {
-            Durability::Full => fsync(directory),
-            Durability::None => Ok(()),
-        }
-    }
-}
-
-/// Directories that were made on the way to a name, outermost first: each with the one it is in.
-#[derive(Default)]
-pub(super) struct Made {
-    directories: Vec<(OwnedFd, Vec<u8>)>,
-}
-
-impl Made {
-    /// How many they are.
-    pub(super) fn count(&self) -> usize {
-        self.directories.len()
-    }
-
-    /// Makes the new names durable, innermost first.
-    pub(super) fn flush(&self, tree: &Tree) -> Result<(), FsError> {
-        for (parent, _) in self.directories.iter().rev() {
-            tree.flush(parent).map_err(FsError::at("flush the directory"))?;
-        }
-        Ok(())
-    }
-
-    /// Removes them again, as far as nobody uses them yet.
-    pub(super) fn undo(&self) {
-        for (parent, name) in self.directories.iter().rev() {
-            // A directory that is in use by now stays; so do those above it.
-            if unlinkat(parent, name.as_slice(), UnlinkatFlags::RemoveDir).is_err() {
-                return;
-            }
-        }
     }
 }
 
