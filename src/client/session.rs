@@ -186,7 +186,8 @@ impl Session {
         incoming: impl FnOnce(&FileInfo) -> Incoming,
         bar: &Bar,
     ) -> Result<Committed, Failure> {
-        let id = self.begin(&Request::Get { path: WirePath(path.raw_bytes().to_vec()) })?;
+        let path = WirePath(path.raw_bytes().to_vec());
+        let id = self.begin(&Request::Get { path, offset: 0, version: None })?;
         self.writer.flush().await?;
         let info = match reply(&mut self.reader, &mut self.state, id, ANSWER_TIMEOUT).await? {
             Reply::Answer(Answer::File(info)) => info,

@@ -420,6 +420,7 @@ impl Check<'_> {
         let handshake = self.quantity(raw.handshake_timeout, &Limits::HANDSHAKE_TIMEOUT);
         let idle = self.quantity(raw.idle_timeout, &Limits::IDLE_TIMEOUT);
         let stall = self.quantity(raw.stall_timeout, &Limits::STALL_TIMEOUT);
+        let resume_expiry = self.quantity(raw.resume_expiry, &Limits::RESUME_EXPIRY);
         let drain = self.quantity(raw.drain_timeout, &Limits::DRAIN_TIMEOUT);
         Some(Limits {
             max_file_size: max_file_size?,
@@ -431,6 +432,7 @@ impl Check<'_> {
             handshake_timeout: handshake?,
             idle_timeout: idle?,
             stall_timeout: stall?,
+            resume_expiry: resume_expiry?,
             drain_timeout: drain?,
         })
     }

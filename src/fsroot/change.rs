@@ -7,9 +7,9 @@ use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::commit::{Parents, existing_file};
 use super::made::{Made, Place};
 use super::resolve::{component, open_directory};
-use super::staging::{Parents, existing_file};
 use super::tree::Tree;
 use super::{FsError, Kind, Stat};
 use crate::types::{ErrorCode, FileName, RelPath};
@@ -96,9 +96,13 @@ impl Tree {
         }
         // What is put into a directory under its new name counts only once that is flushed.
         let place = is_directory.then(|| Place::new(&parents.1, &new));
-        place.iter().for_each(|place| self.announce(place));
+        if let Some(place) = &place {
+            self.announce(place);
+        }
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
-            place.iter().for_each(|place| self.unflushed.remove(place));
+            if let Some(place) = &place {
+                self.unflushed.remove(place);
+            }
             match error {
                 Errno::EEXIST => {
                     FsError::new(ErrorCode::Exists, "rename: the new name is taken", None)
@@ -113,7 +117,9 @@ impl Tree {
         // The new name first: a crash in between leaves both names, never none.
         self.flush_after(&target)?;
         above.flush(self).map_err(FsError::after_the_rename)?;
-        place.iter().for_each(|place| self.unflushed.remove(place));
+        if let Some(place) = &place {
+            self.unflushed.remove(place);
+        }
         if !same(&parents.0, &parents.1) {
             self.flush_after(&source)?;
         }

@@ -173,10 +173,13 @@ impl Tree {
 
     fn make_step(&self, parent: &OwnedFd, name: &FileName<'_>, made: &mut Made) -> nix::Result<()> {
         let place = Place::new(&fstat(parent)?, name);
-        let mode = Mode::from_bits_truncate(0o777 & !self.options.umask);
         let parent = parent.try_clone().map_err(|_| Errno::EMFILE)?;
         self.announce(&place);
-        let outcome = mkdirat(&parent, component(name), mode);
+        let outcome = mkdirat(
+            &parent,
+            component(name),
+            Mode::from_bits_truncate(0o777 & !self.options.umask),
+        );
         if outcome.is_err() {
             self.unflushed.remove(&place);
         }

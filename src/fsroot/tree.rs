@@ -11,11 +11,11 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::made::Unflushed;
 use super::open::{OpenError, open_staging, open_top};
-use super::resolve::{DIRECTORY, component, open_below, open_directory};
+use super::resolve::{component, open_below, open_directory};
+use super::uploads::Uploads;
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
 use crate::types::{Durability, ErrorCode, RelPath};
 
@@ -46,6 +46,7 @@ pub struct Tree {
     pub(super) stage: Arc<OwnedFd>,
     pub(super) options: Options,
     pub(super) unflushed: Arc<Unflushed>,
+    pub(super) uploads: Arc<Uploads>,
 }
 
 /// A stored file, open for reading.
@@ -63,6 +64,7 @@ struct Identity {
     modified: (i64, i64),
     changed: (i64, i64),
     links: u64,
+    inode: u64,
 }
 
 impl Identity {
@@ -72,6 +74,7 @@ impl Identity {
             modified: (stat.st_mtime, stat.st_mtime_nsec),
             changed: (stat.st_ctime, stat.st_ctime_nsec),
             links: stat.st_nlink,
+            inode: stat.st_ino,
         }
     }
 
@@ -91,8 +94,8 @@ impl Tree {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let top = open_top(path, options.staging)?;
         let stage = open_staging(&top, path, options.staging)?;
-        let unflushed = Arc::default();
-        Ok(Self { top: Arc::new(top), stage: Arc::new(stage), options, unflushed })
+        let (top, stage) = (Arc::new(top), Arc::new(stage));
+        Ok(Self { top, stage, options, unflushed: Arc::default(), uploads: Arc::default() })
     }
 
     /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
@@ -102,28 +105,6 @@ impl Tree {
     /// As [`Tree::open`].
     pub fn check(path: &Path) -> Result<(), OpenError> {
         open_top(path, StagingPlace::Directory).map(drop)
-    }
-
-    /// Removes what unfinished transfers left behind, and gives how many they were.
-    ///
-    /// # Errors
-    /// The staging directory cannot be read or written.
-    pub fn sweep(&self) -> Result<usize, FsError> {
-        let fail = FsError::at("sweep the staging directory");
-        let again = open_below(&self.stage, b".", DIRECTORY, Mode::empty()).map_err(&fail)?;
-        let mut swept = 0;
-        for entry in nix::dir::Dir::from_fd(again).map_err(&fail)? {
-            let entry = entry.map_err(&fail)?;
-            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                continue;
-            }
-            match unlinkat(&self.stage, entry.file_name(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) => swept += 1,
-                Err(Errno::ENOENT | Errno::EISDIR | Errno::EPERM) => {} // Nothing of ours.
-                Err(error) => return Err(fail(error)),
-            }
-        }
-        Ok(swept)
     }
 
     /// The descriptor of the top, for a sandbox rule.
@@ -140,12 +121,29 @@ impl Tree {
         Ok(space.blocks_available().saturating_mul(space.fragment_size()))
     }
 
+    /// Refuses what cannot fit.
+    pub(super) fn check_free(&self, bytes: u64) -> Result<(), FsError> {
+        if bytes > self.free_bytes()? {
+            let doing = "make room for the file";
+            return Err(FsError::new(ErrorCode::NoSpace, doing, Some(Errno::ENOSPC)));
+        }
+        Ok(())
+    }
+
+    /// Whether a file of so many bytes would find room; nothing is reserved.
+    ///
+    /// # Errors
+    /// `NoSpace`.
+    pub fn check_room(&self, _target: &RelPath, bytes: u64) -> Result<(), FsError> {
+        self.check_free(bytes)
+    }
+
     /// Starts a file that nobody can see.
     ///
     /// # Errors
     /// As open(2).
     pub fn stage(&self) -> Result<Staging, FsError> {
-        Staging::create(self)
+        Staging::create(self, None)
     }
 
     /// Opens a stored file. It is looked at first through an `O_PATH` descriptor, which nothing can
@@ -237,6 +235,15 @@ impl OpenFile {
             }
         }
         Ok(filled)
+    }
+
+    /// What tells this content from any other that its name has had; opaque to everybody else.
+    pub fn version(&self) -> String {
+        let Identity { bytes, modified, changed, inode, .. } = &self.identity;
+        format!(
+            "{bytes:x}-{:x}.{:x}-{:x}.{:x}-{inode:x}",
+            modified.0, modified.1, changed.0, changed.1
+        )
     }
 
     /// Whether the content still is what it was when it was opened, as far as size and times tell.
