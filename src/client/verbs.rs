@@ -147,6 +147,8 @@ impl Job {
             mode: known.as_ref().filter(|_| how.preserve).map(|stat| stat.mode),
             mtime_ns: known.as_ref().filter(|_| how.preserve).map(|stat| stat.mtime_ns),
             replace: !how.no_clobber,
+            resumable: false,
+            resume: None,
         };
         let shown = path.to_string();
         self.on(server, async move |session, settings| {
@@ -319,6 +321,7 @@ fn incoming(target: RelPath, info: &FileInfo, how: Copying) -> Incoming {
         parents: Parents::MustExist,
         mode: how.preserve.then_some(info.mode),
         mtime_ns: how.preserve.then_some(info.mtime_ns),
+        keep: None,
     }
 }
 
