@@ -29,6 +29,11 @@ impl Settings {
         size(&mut out, &Limits::MAX_FILE_SIZE, limits.max_file_size);
         count(&mut out, &Limits::CONNECTIONS, limits.connections);
         count(&mut out, &Limits::CONNECTIONS_PER_USER, limits.connections_per_user);
+        count(&mut out, &Limits::CONNECTIONS_PER_SOURCE, limits.connections_per_source);
+        count(&mut out, &Limits::STRANGERS, limits.strangers);
+        count(&mut out, &Limits::STRANGERS_PER_SOURCE, limits.strangers_per_source);
+        line(&mut out, "penalties", limits.penalties);
+        line(&mut out, "penalty-exempt", list(&limits.penalty_exempt));
         count(&mut out, &Limits::REQUESTS_PER_CONNECTION, limits.requests_per_connection);
         size(&mut out, &Limits::BUFFER_MEMORY, limits.buffer_memory);
         count(&mut out, &Limits::FILE_WORKERS, limits.file_workers);

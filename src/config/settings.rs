@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::admission::Admission;
 use crate::types::{Durability, Principal, PublicKey};
 
@@ -104,6 +106,16 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one user; at most `connections`.
     pub connections_per_user: usize,
+    /// Connections from one address; at most `connections`.
+    pub connections_per_source: usize,
+    /// Connections that have not yet proved who they are.
+    pub strangers: usize,
+    /// The same from one address; at most `strangers`.
+    pub strangers_per_source: usize,
+    /// Whether addresses that fail again and again are kept out for a while.
+    pub penalties: bool,
+    /// Networks that never are.
+    pub penalty_exempt: Vec<IpNet>,
     /// Requests of one connection whose answer is outstanding.
     pub requests_per_connection: usize,
     /// Bytes of memory for file data in flight, all connections together.
@@ -139,6 +151,15 @@ impl Limits {
     /// Connections of one user: the default is `connections`, where that is lower.
     pub const CONNECTIONS_PER_USER: Bound<usize> =
         Bound { key: "connections-per-user", default: 64, min: 1, max: 65_536 };
+    /// Connections from one address: the default is `connections`, where that is lower.
+    pub const CONNECTIONS_PER_SOURCE: Bound<usize> =
+        Bound { key: "connections-per-source", default: 256, min: 1, max: 65_536 };
+    /// Strangers: each costs a descriptor and some memory, and when all places are taken the
+    /// greediest source is looked for among them.
+    pub const STRANGERS: Bound<usize> = Bound { key: "strangers", default: 256, min: 1, max: 4096 };
+    /// Strangers from one address: the default is `strangers`, where that is lower.
+    pub const STRANGERS_PER_SOURCE: Bound<usize> =
+        Bound { key: "strangers-per-source", default: 16, min: 1, max: 4096 };
     /// Outstanding requests: each costs an entry in a table and an answer in a queue.
     pub const REQUESTS_PER_CONNECTION: Bound<usize> =
         Bound { key: "requests-per-connection", default: 256, min: 1, max: 4096 };
@@ -186,6 +207,11 @@ impl Default for Limits {
             max_file_size: Self::MAX_FILE_SIZE.default,
             connections: Self::CONNECTIONS.default,
             connections_per_user: Self::CONNECTIONS_PER_USER.default,
+            connections_per_source: Self::CONNECTIONS_PER_SOURCE.default,
+            strangers: Self::STRANGERS.default,
+            strangers_per_source: Self::STRANGERS_PER_SOURCE.default,
+            penalties: true,
+            penalty_exempt: Vec::new(),
             requests_per_connection: Self::REQUESTS_PER_CONNECTION.default,
             buffer_memory: Self::BUFFER_MEMORY.default,
             file_workers: Self::FILE_WORKERS.default,
@@ -236,10 +262,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("sandbox", old.sandbox != new.sandbox),
         ("umask", old.umask != new.umask),
         ("limits.connections", old_limits.connections != new_limits.connections),
-        (
-            "limits.connections-per-user",
-            old_limits.connections_per_user != new_limits.connections_per_user,
-        ),
+        ("limits.strangers", old_limits.strangers != new_limits.strangers),
         ("limits.buffer-memory", old_limits.buffer_memory != new_limits.buffer_memory),
         ("limits.file-workers", old_limits.file_workers != new_limits.file_workers),
     ]

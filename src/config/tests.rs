@@ -127,6 +127,9 @@ umask = "0077"
 [limits]
 max-file-size = "10GB"
 connections = 10
+strangers = 5
+penalties = false
+penalty-exempt = ["10.0.0.0/8"]
 requests-per-connection = 1
 buffer-memory = 8388608
 file-workers = 256
@@ -160,6 +163,11 @@ allow = ["get"]
             max_file_size: 10_000_000_000,
             connections: 10,
             connections_per_user: 10, // The default follows where fewer are allowed in all.
+            connections_per_source: 10,
+            strangers: 5,
+            strangers_per_source: 5,
+            penalties: false,
+            penalty_exempt: vec!["10.0.0.0/8".parse()?],
             requests_per_connection: 1,
             buffer_memory: 8 << 20,
             file_workers: 256,
@@ -194,6 +202,7 @@ const NO_LISTEN: &str =
 const TOP: &str =
     "possible here are root, listen, host-key, durability, sandbox, umask, limits, user";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
+        connections-per-source, strangers, strangers-per-source, penalties, penalty-exempt, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
         stall-timeout, resume-expiry, drain-timeout";
 const IN_USER: &str = "possible here are name, keys, keys-file, unix, from, expires, enabled, home, allow, retain, key, path";
@@ -297,6 +306,10 @@ fn mistakes_in_a_value_are_told_by_line_and_key() {
         ("limits.connections = 0x1_0001", "limits.connections: must be between 1 and 65536, not 0x1_0001".to_owned()),
         ("limits.connections = 99999999999999999999", "limits.connections: must be between 1 and 65536, not 99999999999999999999".to_owned()),
         ("limits.connections-per-user = 1025", "limits.connections-per-user: must be at most limits.connections, which is 1024, not 1025".to_owned()),
+        ("limits.connections-per-source = 1025", "limits.connections-per-source: must be at most limits.connections, which is 1024, not 1025".to_owned()),
+        ("limits.strangers-per-source = 257", "limits.strangers-per-source: must be at most limits.strangers, which is 256, not 257".to_owned()),
+        ("limits.penalties = \"no\"", "limits.penalties: must be true or false, not \"no\"".to_owned()),
+        ("limits.penalty-exempt = [\"all\"]", "limits.penalty-exempt[1]: must be an address or a network such as \"10.0.0.0/8\", without bits beyond the prefix, not \"all\"".to_owned()),
         ("limits.max-file-size = \"big\"", "limits.max-file-size: must be a size such as \"64MiB\", or a number of bytes, not \"big\"".to_owned()),
         ("limits.max-file-size = \"8EiB\"", "limits.max-file-size: must be between 1 and 8EiB less one byte, not \"8EiB\"".to_owned()),
         ("limits.max-file-size = \"-1GiB\"", "limits.max-file-size: must be between 1 and 8EiB less one byte, not \"-1GiB\"".to_owned()),
@@ -600,6 +613,9 @@ fn limits_hold_at_the_bound_and_refuse_one_past_it() {
         size(Limits::MAX_FILE_SIZE),
         count(Limits::CONNECTIONS),
         count(Limits::CONNECTIONS_PER_USER),
+        count(Limits::CONNECTIONS_PER_SOURCE),
+        count(Limits::STRANGERS),
+        count(Limits::STRANGERS_PER_SOURCE),
         count(Limits::REQUESTS_PER_CONNECTION),
         size(Limits::BUFFER_MEMORY),
         count(Limits::FILE_WORKERS),
@@ -609,7 +625,11 @@ fn limits_hold_at_the_bound_and_refuse_one_past_it() {
         time(Limits::DRAIN_TIMEOUT),
     ] {
         for (index, (key, value)) in rows.iter().enumerate() {
-            let room = if *key == "connections" { "" } else { "connections = 65536\n" };
+            let room = match *key {
+                "connections" => "",
+                "strangers-per-source" => "strangers = 4096\n",
+                _ => "connections = 65536\n",
+            };
             let text = format!("{HEAD}{ALICE}[limits]\n{room}{key} = {value}\n");
             match (index < 2, read(&text)) {
                 (true, Ok(_)) => {}
@@ -754,7 +774,7 @@ fn a_reload_names_what_it_cannot_take() {
         (|s| s.limits.buffer_memory = 1, &["limits.buffer-memory"]),
         (|s| s.limits.file_workers = 1, &["limits.file-workers"]),
         (|s| s.durability = Durability::None, &["durability"]),
-        (|s| s.limits.connections_per_user = 1, &["limits.connections-per-user"]),
+        (|s| s.limits.strangers = 1, &["limits.strangers"]),
         (|s| s.users.clear(), &[]),
         (
             |s| {
@@ -762,7 +782,12 @@ fn a_reload_names_what_it_cannot_take() {
                     connections: s.limits.connections,
                     buffer_memory: s.limits.buffer_memory,
                     file_workers: s.limits.file_workers,
-                    connections_per_user: s.limits.connections_per_user,
+                    strangers: s.limits.strangers,
+                    connections_per_user: 1,
+                    connections_per_source: 1,
+                    strangers_per_source: 1,
+                    penalties: false,
+                    penalty_exempt: vec![ipnet::Ipv4Net::default().into()],
                     max_file_size: 1,
                     requests_per_connection: 1,
                     handshake_timeout: Duration::ZERO,
@@ -792,6 +817,10 @@ prop_compose! {
         max_file_size in Limits::MAX_FILE_SIZE.min..=Limits::MAX_FILE_SIZE.max,
         connections in 64..=Limits::CONNECTIONS.max,
         connections_per_user in 1..=64_usize,
+        connections_per_source in 1..=64_usize,
+        strangers in 16..=Limits::STRANGERS.max,
+        strangers_per_source in 1..=16_usize,
+        penalties in any::<bool>(),
         requests_per_connection in 1..=Limits::REQUESTS_PER_CONNECTION.max,
         buffer_memory in Limits::BUFFER_MEMORY.min..=Limits::BUFFER_MEMORY.max,
         file_workers in 1..=Limits::FILE_WORKERS.max,
@@ -802,7 +831,13 @@ prop_compose! {
         drain_timeout in any_time(Limits::DRAIN_TIMEOUT),
     ) -> Limits {
         Limits {
-            max_file_size, connections, connections_per_user, requests_per_connection,
+            penalty_exempt: ["10.0.0.0/8", "::1/128"]
+                .iter()
+                .filter_map(|net| net.parse().ok())
+                .skip(connections_per_source % 3)
+                .collect(),
+            max_file_size, connections, connections_per_user, connections_per_source, strangers,
+            strangers_per_source, penalties, requests_per_connection,
             buffer_memory, file_workers, handshake_timeout, idle_timeout, stall_timeout,
             resume_expiry,
             drain_timeout,

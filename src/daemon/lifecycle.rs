@@ -62,7 +62,7 @@ pub(super) async fn run<S: Store>(
     let (busy, mut all_done) = mpsc::channel(1);
     let (sweeper, mut expiry) = (Arc::clone(&store), tokio::time::interval(EXPIRY_EVERY));
     let server = Server { store, live: live_seen, phase: phase_seen, busy };
-    let gate = Gate::new(tls, limits.connections);
+    let gate = Gate::new(tls);
 
     let mut listeners = JoinSet::new();
     for bound in bound {

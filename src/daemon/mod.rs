@@ -2,16 +2,19 @@
 
 mod changes;
 pub mod cli;
+mod door;
 mod lifecycle;
 mod listener;
 mod logging;
 mod outgoing;
+mod penalties;
 mod resume;
 pub mod sandbox;
 mod server;
 mod session;
 mod settings;
 mod start;
+mod strangers;
 mod users;
 mod verbs;
 

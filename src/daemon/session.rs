@@ -12,7 +12,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::door::Visitor;
 use super::outgoing::{self, Final};
+use super::penalties::Offence;
 use super::server::{FAREWELL, Phase, Server};
 use super::users::{Peer, User};
 use super::verbs;
@@ -81,24 +83,36 @@ enum End {
 pub(super) async fn serve<S: Store>(
     connection: Connection,
     peer: Peer,
-    (address, source): (String, Option<IpAddr>),
+    mut visitor: Visitor,
     server: Server<S>,
 ) {
     let live = Arc::clone(&server.live.borrow());
     let (mut reader, mut writer) = split(connection, live.settings.limits.stall_timeout);
-    let user = match live.users.admit(&peer, source) {
+    let limits = &live.settings.limits;
+    let user = match live.users.admit(&peer, visitor.ip) {
         Ok(user) => Arc::clone(user),
         Err(why) => {
-            tracing::info!(peer = %address, identity = %peer, result = "AUTH", "refused: {why}");
+            visitor.penalise(Offence::UnknownKey, limits);
+            tracing::info!(peer = visitor.address, identity = %peer, result = "AUTH", "refused: {why}");
             // The same for all reasons: strangers learn nothing about keys.
             let message = format!("{peer} is not known here; ask the administrator to add it");
-            return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Auth, message))).await;
+            let message = ErrorMessage::new(ErrorCode::Auth, message);
+            return tokio::select! {
+                () = farewell(&mut writer, Some(message)) => {}
+                () = visitor.evicted() => {}
+            };
         }
     };
-    let Ok(_place) = Arc::clone(&user.connections).try_acquire_owned() else {
-        let message = "too many connections of this user; close one and try again";
-        return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Limit, message))).await;
+    let too_many = "too many connections of this user; close one and try again";
+    let place = visitor.settle(limits);
+    let taken = user.connections.take(limits.connections_per_user).ok_or(too_many);
+    let _places = match place.and_then(|place| Ok((place, taken?))) {
+        Ok(places) => places,
+        Err(message) => {
+            return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Limit, message))).await;
+        }
     };
+    let Visitor { address, ip: source, .. } = visitor;
     tracing::debug!(peer = %address, user = user.principal.name, "connected");
     verbs::make_home(&server.store, &user).await;
     let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);

@@ -225,11 +225,12 @@ fn descriptors(settings: &Settings) -> Result<(), Failure> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Failure::other)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Failure::other)?;
     let needed = settings.limits.connections as u64
+        + settings.limits.strangers as u64
         + 4 * settings.limits.file_workers as u64
         + DESCRIPTORS_SPARE;
     if hard < needed {
         return Err(Failure::config(format!(
-            "limits.connections and limits.file-workers need {needed} open files, and the limit is {hard}; \
+            "limits.connections, limits.strangers and limits.file-workers need {needed} open files, and the limit is {hard}; \
              raise it (LimitNOFILE= in the unit, ulimit -n in a shell) or lower them"
         )));
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use thiserror::Error;
-use tokio::sync::Semaphore;
 
+use super::door::Count;
 use crate::config::{Admission, Barred, Settings};
 use crate::identity::fingerprint;
 use crate::transfer::{Pool, Share, Workers};
@@ -50,7 +50,7 @@ pub(super) struct User {
     admission: Admission,
     pub(super) share: Share,
     pub(super) workers: Workers,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) connections: Count,
 }
 
 /// The table of users: a reload makes a new one.
@@ -78,10 +78,7 @@ impl Users {
                     || workers.share(settings.limits.file_workers),
                     |user| user.workers.clone(),
                 ),
-                connections: known.map_or_else(
-                    || Arc::new(Semaphore::new(settings.limits.connections_per_user)),
-                    |user| Arc::clone(&user.connections),
-                ),
+                connections: known.map_or_else(Count::default, |user| user.connections.clone()),
             });
             let keys = entry.keys.iter();
             table.by_key.extend(
