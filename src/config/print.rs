@@ -6,7 +6,7 @@ use crate::types::{Durability, PublicKey, Right};
 
 use super::admission::{Admission, show_moment};
 use super::quantity::Quantity;
-use super::settings::{Bound, Limits, RETAIN, Settings, User};
+use super::settings::{BANDWIDTH, Bound, Limits, RETAIN, Settings, User};
 
 impl Settings {
     /// The settings as a whole `ftd.toml`, nothing left to defaults; it parses back to equal ones.
@@ -42,7 +42,7 @@ impl Settings {
         size(&mut out, &Limits::STALL_TIMEOUT, limits.stall_timeout);
         size(&mut out, &Limits::RESUME_EXPIRY, limits.resume_expiry);
         size(&mut out, &Limits::DRAIN_TIMEOUT, limits.drain_timeout);
-        for User { principal, admission, keys, uids } in &self.users {
+        for User { principal, admission, keys, bandwidth, uids } in &self.users {
             let (plain, bound): (Vec<_>, Vec<_>) =
                 keys.iter().partition(|key| key.admission == Admission::default());
             out.push_str("\n[[user]]\n");
@@ -54,6 +54,10 @@ impl Settings {
             line(&mut out, "home", string(String::from_utf8_lossy(home)));
             line(&mut out, "allow", list(principal.rights.iter().map(Right::name)));
             size(&mut out, &RETAIN, principal.retain);
+            match bandwidth {
+                None => line(&mut out, BANDWIDTH.key, string("unlimited")),
+                Some(rate) => size(&mut out, &BANDWIDTH, *rate),
+            }
             for key in bound {
                 out.push_str("\n[[user.key]]\n");
                 line(&mut out, "line", string(key_line(&key.public)));

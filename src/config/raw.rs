@@ -91,6 +91,7 @@ section! {
         home = "home",
         allow = "allow",
         retain = "retain",
+        bandwidth = "bandwidth",
         key = "key",
         path = "path",
     }

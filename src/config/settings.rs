@@ -194,6 +194,10 @@ impl Limits {
 pub const RETAIN: Bound<Duration> =
     Bound { key: "retain", default: secs(0), min: secs(0), max: secs(100 * 366 * 86_400) };
 
+/// Bytes in a second of one user; without one there is no limit. Slower than the minimum a transfer
+/// would look stalled to its peer.
+pub const BANDWIDTH: Bound<u64> = Bound { key: "bandwidth", default: TIB, min: 64 * KIB, max: TIB };
+
 /// Rules for paths that one user can have: each request looks at all of them.
 pub const PATHS_MAX: usize = 256;
 
@@ -233,6 +237,8 @@ pub struct User {
     pub admission: Admission,
     /// Keys of which each lets the user in.
     pub keys: Vec<Key>,
+    /// Bytes in a second, both directions and all connections together; `None` is no limit.
+    pub bandwidth: Option<u64>,
     /// Local accounts that are this user on the Unix socket.
     pub uids: Vec<u32>,
 }

@@ -9,7 +9,7 @@ use crate::types::{
 };
 
 use super::raw::{RawFile, RawKey, RawLimits, RawPath, RawUser};
-use super::settings::{PATHS_MAX, RETAIN};
+use super::settings::{BANDWIDTH, PATHS_MAX, RETAIN};
 use super::*;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -87,6 +87,7 @@ fn user(name: &str, home: Option<&str>, key: Option<&str>, uids: &[u32]) -> User
         },
         keys: key.map(|key| open_key(key, Admission::default())).into_iter().collect(),
         admission: Admission::default(),
+        bandwidth: None,
         uids: uids.to_vec(),
     }
 }
@@ -205,7 +206,7 @@ const IN_LIMITS: &str = "possible here are max-file-size, connections, connectio
         connections-per-source, strangers, strangers-per-source, penalties, penalty-exempt, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
         stall-timeout, resume-expiry, drain-timeout";
-const IN_USER: &str = "possible here are name, keys, keys-file, unix, from, expires, enabled, home, allow, retain, key, path";
+const IN_USER: &str = "possible here are name, keys, keys-file, unix, from, expires, enabled, home, allow, retain, bandwidth, key, path";
 const IN_KEY: &str = "possible here are line, from, expires, enabled";
 const IN_PATH: &str = "possible here are match, allow, retain";
 const RIGHTS: &str = "get, list, create, replace, remove, rename, mkdir";
@@ -420,11 +421,12 @@ fn mistakes_in_a_user_are_told_by_line_and_key() {
             "10: user.bob.allow[3]: \"get\" stands in the list twice".to_owned(),
         ]),
         // What a later version may know: ignoring a restriction would be a hole.
-        ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\ngroup = \"staff\"\nfrom = []\nexpires = \"soon\"\nenabled = 1", vec![
+        ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\ngroup = \"staff\"\nfrom = []\nexpires = \"soon\"\nbandwidth = \"63KiB\"\nenabled = 1", vec![
             format!("11: user.bob.group: unknown key; {IN_USER}"),
             "12: user.bob.from: is empty, so that nobody could come in; leave it out for everywhere".to_owned(),
             "13: user.bob.expires: must be a date such as 2027-01-31, a time such as 2027-01-31T18:00:00+01:00, or \"never\", not \"soon\"".to_owned(),
-            "14: user.bob.enabled: must be true or false, not 1".to_owned(),
+            "14: user.bob.bandwidth: must be between 64KiB and 1TiB, not \"63KiB\"".to_owned(),
+            "15: user.bob.enabled: must be true or false, not 1".to_owned(),
         ]),
         ("name = \"bob\"\nkeyz = [\"k2\"]\nunix = [\"bob\"]\nallow = [\"get\"]\nroot = \"/\"", vec![
             format!("9: user.bob.keyz: unknown key; did you mean `key`? {IN_USER}"),
@@ -857,6 +859,7 @@ prop_compose! {
         homes in prop::collection::vec(prop::option::of("[a-z\"'\\\\ é]{1,40}"), 1..5),
         rights in prop::sample::subsequence(Right::ALL.to_vec(), 1..=7),
         retain in any_time(RETAIN),
+        bandwidth in prop::option::of(BANDWIDTH.min..=BANDWIDTH.max),
         expires in prop::option::of(0..200_000_000_000_u64),
         patterns in prop::collection::btree_set("(\\*|[a-z\"'\\\\ é]{1,9})(/[a-z]{1,5})?", 0..4),
     ) -> Settings {
@@ -867,6 +870,7 @@ prop_compose! {
             user.principal.retain = retain;
             user.admission.expires = expires.map(|end| std::time::UNIX_EPOCH + Duration::from_secs(end));
             user.admission.enabled = !best_effort;
+            user.bandwidth = bandwidth;
             if homes.len() > 2 {
                 user.admission.from = vec![ipnet::IpNet::from(address.ip())];
                 user.keys.push(open_key(&format!("k{n}bound"), user.admission.clone()));

@@ -1,5 +1,6 @@
 //! Floor 4: the daemon.
 
+mod bandwidth;
 mod changes;
 pub mod cli;
 mod door;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::door::Visitor;
 use super::outgoing::{self, Final};
@@ -367,7 +367,11 @@ impl<S: Store> Session<S> {
             let (Some(target), Some(user)) = (upload.as_deref_mut(), &user) else {
                 nowhere.resize(DROP_BYTES, 0);
                 let most = left.min(DROP_BYTES);
-                left -= reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
+                let read = reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
+                left -= read;
+                if let Some(user) = &user {
+                    pace(user, read, reader).await;
+                }
                 continue;
             };
             let mut buffer = if let Some(buffer) = target.filling.take() {
@@ -401,6 +405,7 @@ impl<S: Store> Session<S> {
                     reader.resume();
                 }
             }
+            pace(user, read, reader).await;
         }
         Ok(())
     }
@@ -436,14 +441,23 @@ impl<S: Store> Session<S> {
         parts: &mut mpsc::Receiver<(u32, Part)>,
     ) -> Result<(), WireError> {
         writer.flush().await?;
+        // Until then the user's bandwidth is used up, and only answers go out.
+        let mut paid_at = Instant::now();
         loop {
+            let is_paced = paid_at > Instant::now();
             // The session holds a sender of each, so that neither channel closes.
             let mut next = tokio::select! {
                 biased;
                 Some((id, answer)) = answers.recv() => Ok((id, answer)),
-                Some((id, part)) = parts.recv() => Err((id, part)),
+                Some((id, part)) = parts.recv(), if !is_paced => Err((id, part)),
+                () = sleep_until(paid_at), if is_paced => continue,
             };
             loop {
+                if let Err((_, Part::Data(buffer))) = &next
+                    && let Some(bandwidth) = self.user().and_then(|user| user.bandwidth.clone())
+                {
+                    paid_at = Instant::now() + bandwidth.charge(buffer.content().len());
+                }
                 match next {
                     Ok((_, Final::Close(message))) => {
                         farewell(writer, message).await;
@@ -452,7 +466,8 @@ impl<S: Store> Session<S> {
                     Ok((id, answer)) => outgoing::answer(self, writer, id, answer)?,
                     Err((id, part)) => outgoing::part(self, writer, id, part)?,
                 }
-                next = match (writer.is_full(), answers.try_recv()) {
+                let is_full = writer.is_full() || paid_at > Instant::now();
+                next = match (is_full, answers.try_recv()) {
                     (_, Ok(answer)) => Ok(answer),
                     (false, Err(_)) => match parts.try_recv() {
                         Ok(part) => Err(part),
@@ -472,6 +487,15 @@ impl<S: Store> Session<S> {
         if state.is_idle() {
             self.idle.notify_one();
         }
+    }
+}
+
+/// Waits for as long as what has come in from the user takes at his bandwidth. The wait is ours.
+async fn pace(user: &User, bytes: usize, reader: &mut FrameReader) {
+    let wait = user.bandwidth.as_ref().map_or(Duration::ZERO, |bandwidth| bandwidth.charge(bytes));
+    if !wait.is_zero() {
+        sleep(wait).await;
+        reader.resume();
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 
+use super::bandwidth::Bandwidth;
 use super::door::Count;
 use crate::config::{Admission, Barred, Settings};
 use crate::identity::fingerprint;
@@ -51,6 +52,8 @@ pub(super) struct User {
     pub(super) share: Share,
     pub(super) workers: Workers,
     pub(super) connections: Count,
+    /// `None` is as fast as it goes.
+    pub(super) bandwidth: Option<Arc<Bandwidth>>,
 }
 
 /// The table of users: a reload makes a new one.
@@ -79,6 +82,11 @@ impl Users {
                     |user| user.workers.clone(),
                 ),
                 connections: known.map_or_else(Count::default, |user| user.connections.clone()),
+                bandwidth: entry.bandwidth.map(|rate| {
+                    let same = known.and_then(|user| user.bandwidth.clone());
+                    let same = same.filter(|before| before.bytes_per_second() == rate);
+                    same.unwrap_or_else(|| Arc::new(Bandwidth::new(rate)))
+                }),
             });
             let keys = entry.keys.iter();
             table.by_key.extend(

@@ -95,9 +95,10 @@ impl Check<'_> {
         let rules = self.user_paths(&label, raw.path);
         let rights = self.rights(&label, at, raw.allow, !rules.is_empty());
         let retain = self.retain(&label, raw.retain);
+        let bandwidth = self.bandwidth(&label, raw.bandwidth);
         let principal =
             Principal { name: name?, home: home.ok()?, rights: rights?, retain: retain?, rules };
-        Some(User { principal, admission: admission?, keys, uids })
+        Some(User { principal, admission: admission?, keys, bandwidth: bandwidth.ok()?, uids })
     }
 
     fn user_name(
