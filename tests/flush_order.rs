@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::HashMap;
 
+use support::raw::{ANSWER, Raw, put};
 use support::{ALL_RIGHTS, Setup, TestResult, noise};
 
 /// One finished call: name, arguments, result.
@@ -120,5 +121,46 @@ fn the_check_sees_a_flush_that_is_missing() -> TestResult {
     assert!(found.iter().any(|what| what.contains("renamed before")), "{found:?}");
     assert!(found.iter().any(|what| what.contains("alice/new/deep/er")), "{found:?}");
     assert!(found.iter().any(|what| what.ends_with("/root/alice")), "{found:?}");
+    Ok(())
+}
+
+/// Two puts into one new directory: neither is "stored" before the name of the directory is durable,
+/// whichever of them made it. Every flush takes a while, so that the two meet.
+#[test]
+fn a_directory_that_another_put_is_making_is_flushed_too() -> TestResult {
+    let daemon = Setup::new()?.start_traced(&[
+        "-y",
+        "-s",
+        "300",
+        "-e",
+        "trace=fsync,mkdirat,sendto",
+        "-e",
+        "inject=fsync:delay_exit=20000",
+    ])?;
+    let mut raw = Raw::greeted(&daemon)?;
+    for round in 0..10_u32 {
+        let path = |name: &str| serde_json::json!(format!("new{round}/deep/{name}"));
+        let both = [put(round * 2 + 1, &path("a"), b""), put(round * 2 + 2, &path("b"), b"")];
+        raw.bytes(&both.concat())?;
+        for _ in both {
+            assert_eq!(raw.expect()?.kind, ANSWER);
+        }
+    }
+    let trace = std::fs::read_to_string(daemon.path("trace"))?;
+    let (mut unflushed, mut answers) = (Vec::<String>::new(), 0);
+    for Call { name, text } in calls(&trace) {
+        match name.as_str() {
+            "mkdirat" if text.contains("= 0") && text.contains("/alice") => {
+                unflushed.push(paths(&text)[0].to_owned());
+            }
+            "fsync" if text.contains("= 0") => unflushed.retain(|path| path != paths(&text)[0]),
+            "sendto" if text.contains("stored") => {
+                answers += 1;
+                assert!(unflushed.is_empty(), "\"stored\" before a flush of {unflushed:?}");
+            }
+            _ => {}
+        }
+    }
+    assert!(answers >= 10, "the trace has the answers:\n{trace}");
     Ok(())
 }

@@ -55,7 +55,9 @@ impl Tree {
                 self.make_one(parent, &name, &mut made)
             }
         };
-        match outcome.and_then(|()| made.flush(self)) {
+        let is_unsettled = self.is_unsettled_by_others(made.unsettled.as_ref());
+        let way = || if is_unsettled { self.flush_way(Some(path)) } else { Ok(()) };
+        match outcome.and_then(|()| made.flush(self)).and_then(|()| way()) {
             Ok(()) => Ok(made.count()),
             Err(error) => {
                 made.undo();
@@ -82,6 +84,8 @@ impl Tree {
         let (target, new) = self.parent_of(to, doing)?;
         let moved = look(&source, &old).map_err(&fail)?;
         let is_directory = Stat::of(&moved).kind == Kind::Directory;
+        let ours = is_directory.then(|| self.unsettle());
+        let is_unsettled = self.is_unsettled_by_others(ours.as_ref());
         let replaced = replace && !is_directory && existing_file(&target, &new)?;
         let flags = if replaced { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
@@ -101,6 +105,9 @@ impl Tree {
         let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
         if !same(&parents.0, &parents.1) {
             self.flush_after(&source)?;
+        }
+        if is_unsettled {
+            self.flush_way(to.split_last().0.as_ref()).map_err(FsError::after_the_rename)?;
         }
         Ok(replaced)
     }

@@ -264,12 +264,15 @@ impl Staging {
                 .map_err(FsError::at("open the directory"))?,
             Parents::Make => self.tree.make_parents(parent_path.as_ref(), made)?,
         };
+        let is_unsettled = self.tree.is_unsettled_by_others(made.unsettled.as_ref());
         let replaced = publish.replace && existing_file(&parent, &name)?;
         self.check_parent(&parent, parent_path.as_ref())?;
         self.rename(&parent, &name, publish.replace)?;
         self.is_published = true;
         let flushed = self.tree.flush(&parent).map_err(FsError::at("flush the directory"));
-        flushed.and_then(|()| made.flush(&self.tree)).map_err(FsError::after_the_rename)?;
+        let flushed = flushed.and_then(|()| made.flush(&self.tree));
+        let way = || if is_unsettled { self.tree.flush_way(parent_path.as_ref()) } else { Ok(()) };
+        flushed.and_then(|()| way()).map_err(FsError::after_the_rename)?;
         let mut stat =
             Stat::of(&fstat(&self.file).map_err(FsError::at("look at the stored file"))?);
         stat.digest = Some(publish.digest);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -44,6 +45,19 @@ pub struct Tree {
     pub(super) top: Arc<OwnedFd>,
     pub(super) stage: Arc<OwnedFd>,
     pub(super) options: Options,
+    /// Names of directories that are changed and not yet flushed, by whomever.
+    unsettled: Arc<AtomicUsize>,
+}
+
+/// A name of a directory is about to change, or has changed and is not yet durable. Whoever stores
+/// something below it meanwhile must flush it too: the one who changed it may be slower.
+#[derive(Debug)]
+pub(super) struct Unsettled(Arc<AtomicUsize>);
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A stored file, open for reading.
@@ -89,7 +103,8 @@ impl Tree {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let top = open_top(path, options.staging)?;
         let stage = open_staging(&top, path, options.staging)?;
-        Ok(Self { top: Arc::new(top), stage: Arc::new(stage), options })
+        let unsettled = Arc::default();
+        Ok(Self { top: Arc::new(top), stage: Arc::new(stage), options, unsettled })
     }
 
     /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
@@ -229,6 +244,7 @@ impl Tree {
             Err(Errno::ENOENT) => {}
             opened => return opened.map_err(FsError::at("open the directory")),
         }
+        made.unsettled.get_or_insert_with(|| self.unsettle());
         let mut directory = open_directory(&self.top, None).map_err(&fail)?;
         for name in path.iter().flat_map(|path| path.components()) {
             let is_new = match mkdirat(&directory, component(&name), self.directory_mode()) {
@@ -254,6 +270,7 @@ impl Tree {
         name: &FileName<'_>,
         made: &mut Made,
     ) -> Result<(), FsError> {
+        made.unsettled.get_or_insert_with(|| self.unsettle());
         mkdirat(&parent, component(name), self.directory_mode())
             .map_err(FsError::at("make the directory"))?;
         made.directories.push((parent, name.raw_bytes().to_vec()));
@@ -271,12 +288,38 @@ impl Tree {
             Durability::None => Ok(()),
         }
     }
+
+    /// Says that a directory's name is going to change, until what it gives is dropped.
+    pub(super) fn unsettle(&self) -> Unsettled {
+        self.unsettled.fetch_add(1, Ordering::SeqCst);
+        Unsettled(Arc::clone(&self.unsettled))
+    }
+
+    /// Whether somebody else is changing names of directories. To be asked after a directory was
+    /// opened: if nobody is, all names above it are durable.
+    pub(super) fn is_unsettled_by_others(&self, ours: Option<&Unsettled>) -> bool {
+        self.unsettled.load(Ordering::SeqCst) > usize::from(ours.is_some())
+    }
+
+    /// Makes every name on the way to a directory durable.
+    pub(super) fn flush_way(&self, path: Option<&RelPath>) -> Result<(), FsError> {
+        let fail = FsError::at("flush the directories above");
+        let mut directory = open_directory(&self.top, None).map_err(&fail)?;
+        for name in path.iter().flat_map(|path| path.components()) {
+            self.flush(&directory).map_err(&fail)?;
+            let flags = super::resolve::DIRECTORY;
+            directory =
+                open_below(&directory, name.raw_bytes(), flags, Mode::empty()).map_err(&fail)?;
+        }
+        Ok(())
+    }
 }
 
 /// Directories that were made on the way to a name, outermost first: each with the one it is in.
 #[derive(Default)]
 pub(super) struct Made {
     directories: Vec<(OwnedFd, Vec<u8>)>,
+    pub(super) unsettled: Option<Unsettled>,
 }
 
 impl Made {
