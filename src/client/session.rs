@@ -196,7 +196,8 @@ impl Session {
         incoming: impl FnOnce(&FileInfo) -> Incoming,
         bar: &Bar,
     ) -> Result<Committed, Failure> {
-        let id = self.begin(&Request::Get { path: WirePath(path.raw_bytes().to_vec()) })?;
+        let path = WirePath(path.raw_bytes().to_vec());
+        let id = self.begin(&Request::Get { path, offset: 0, version: None })?;
         self.writer.flush().await?;
         let info = match reply(&mut self.reader, &mut self.state, id, ANSWER_TIMEOUT).await? {
             Reply::Answer(Answer::File(info)) => info,
@@ -483,9 +484,11 @@ mod tests {
                     announced: Some(info.bytes),
                     bytes_max: u64::MAX,
                     overwrite: crate::access::Overwrite::Never,
+                    retain: None,
                     parents: crate::fsroot::Parents::MustExist,
                     mode: None,
                     mtime_ns: None,
+                    keep: None,
                 };
                 let bar = Bar::new(String::new(), None, true);
                 let got = session.get(&path, std::sync::Arc::new(Stdout), incoming, &bar).await;
@@ -499,6 +502,8 @@ mod tests {
                 mode: None,
                 mtime_ns: None,
                 replace: true,
+                resumable: false,
+                resume: None,
             };
             let input = Input::open(std::path::Path::new("Cargo.toml")).map_err(told)?;
             let bar = Bar::new(String::new(), None, true);

@@ -147,6 +147,8 @@ impl Job {
             mode: known.as_ref().filter(|_| how.preserve).map(|stat| stat.mode),
             mtime_ns: known.as_ref().filter(|_| how.preserve).map(|stat| stat.mtime_ns),
             replace: !how.no_clobber,
+            resumable: false,
+            resume: None,
         };
         let shown = path.to_string();
         self.on(server, async move |session, settings| {
@@ -315,9 +317,11 @@ fn incoming(target: RelPath, info: &FileInfo, how: Copying) -> Incoming {
         announced: Some(info.bytes),
         bytes_max: u64::MAX,
         overwrite: if how.no_clobber { Overwrite::Never } else { Overwrite::Allowed },
+        retain: None,
         parents: Parents::MustExist,
         mode: how.preserve.then_some(info.mode),
         mtime_ns: how.preserve.then_some(info.mtime_ns),
+        keep: None,
     }
 }
 
