@@ -63,8 +63,8 @@ pub(super) fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// The verdict of a start, without its side effects, the sandbox included. Whether an address is free is left out: the
-/// daemon that a check is for may be the one that has it.
+/// The verdict of a start, the sandbox's included, without its side effects. Whether an address is free
+/// is left out: the daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
     become_owner(&settings.root)?;
@@ -154,7 +154,8 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ftd")
-        .max_blocking_threads(settings.limits.file_workers + 4)
+        // Exactly one for each permit to do file work; a job waits for its thread and starts no other.
+        .max_blocking_threads(settings.limits.file_workers)
         .build()
         .map_err(Failure::other)?;
     if settings.sandbox == SandboxMode::Require {
@@ -164,12 +165,14 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     }
     let tree = Arc::new(tree);
     let sweeper = Arc::clone(&tree);
-    runtime.spawn_blocking(move || {
+    // On a thread of its own: however much there is, those for file work are free.
+    let sweep = std::thread::Builder::new().name("ftd-sweep".to_owned()).spawn(move || {
         let swept = sweeper.sweep(&stale);
         if swept > 0 {
             tracing::info!(swept, "removed what unfinished transfers had left");
         }
     });
+    drop(sweep.map_err(Failure::other)?); // It ends by itself, or with the daemon.
     let served = lifecycle::run(tree, bound, tls, file.clone(), settings, report);
     let served = runtime.block_on(served);
     // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
