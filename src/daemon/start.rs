@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,18 +64,21 @@ pub(super) fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// The verdict of a start, without its side effects. Whether an address is free is left out: the
-/// daemon that a check is for may be the one that has it.
+/// The verdict of a start, the sandbox's included, without its side effects. Whether an address is free
+/// is left out: the daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?.settings;
+    let Loaded { settings, key_directories } = settings::load(file).map_err(Failure::config)?;
     become_owner(&settings.root)?;
-    Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
+    let top =
+        Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
     match load_host_key(&settings.host_key) {
         Err(error) if !error.is_missing() => return Err(Failure::config(error)),
         Err(_) => check_key_place(&settings.host_key)?,
         Ok(_) => {}
     }
     descriptors(&settings)?;
+    // Put up for good, in a process that ends right away.
+    confine(&settings, file, &key_directories, top.as_fd())?;
     if dump {
         print(&settings.to_toml(&public_line))
     } else {
@@ -146,13 +150,14 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         .collect::<Result<_, _>>()
         .map_err(Failure::other)?;
     let (tree, stale) = open_tree(&settings)?;
-    let report = confine(&settings, file, &key_directories, &tree)?;
+    let report = confine(&settings, file, &key_directories, tree.descriptor())?;
     let file = file.confined(key_directories);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ftd")
-        .max_blocking_threads(settings.limits.file_workers + 4)
+        // Exactly one for each permit to do file work; a job waits for its thread and starts no other.
+        .max_blocking_threads(settings.limits.file_workers)
         .build()
         .map_err(Failure::other)?;
     if settings.sandbox == SandboxMode::Require {
@@ -162,12 +167,14 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     }
     let tree = Arc::new(tree);
     let sweeper = Arc::clone(&tree);
-    runtime.spawn_blocking(move || {
+    // On a thread of its own: however much there is, those for file work are free.
+    let sweep = std::thread::Builder::new().name("ftd-sweep".to_owned()).spawn(move || {
         let swept = sweeper.sweep(&stale);
         if swept > 0 {
             tracing::info!(swept, "removed what unfinished transfers had left");
         }
     });
+    drop(sweep.map_err(Failure::other)?); // It ends by itself, or with the daemon.
     let served = lifecycle::run(tree, bound, tls, file, settings, report);
     let served = runtime.block_on(served);
     // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
@@ -192,11 +199,11 @@ fn confine(
     settings: &Settings,
     file: &ConfigFile,
     key_directories: &BTreeSet<PathBuf>,
-    tree: &Tree,
+    top: BorrowedFd<'_>,
 ) -> Result<String, Failure> {
     let require = settings.sandbox == SandboxMode::Require;
     let plan = sandbox::Plan {
-        root: tree.descriptor(),
+        root: top,
         readable: std::iter::once(file.directory())
             .chain(key_directories.iter().map(PathBuf::as_path))
             .collect(),
