@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::logging::Limiter;
 use super::penalties::{Offence, Penalties};
 use super::strangers::{Slot, Source, Strangers};
 use crate::config::Limits;
@@ -21,6 +22,8 @@ pub(super) struct Door {
     all: Count,
     /// The same by source.
     sources: Mutex<HashMap<Source, Count>>,
+    /// Of peers that are nobody who may come in.
+    refusals: Limiter,
 }
 
 /// A peer on its way in.
@@ -90,6 +93,11 @@ impl Visitor {
         if let Some(ip) = self.ip.filter(|ip| limits.penalties && !is_exempt(*ip, limits)) {
             self.door.penalties().add(Source::of(ip), offence, Instant::now());
         }
+    }
+
+    /// Keeps those who may not come in from filling the log.
+    pub(super) fn refusals(&self) -> &Limiter {
+        &self.door.refusals
     }
 
     /// Makes a user's connection of it.

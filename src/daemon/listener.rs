@@ -136,7 +136,7 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(tls: Arc<ServerConfig>) -> Self {
-        Self { tls, door: Arc::default(), noise: Arc::new(Limiter::new()) }
+        Self { tls, door: Arc::default(), noise: Arc::default() }
     }
 
     fn complain(&self, address: &str, what: &dyn std::fmt::Display) {

@@ -93,7 +93,10 @@ pub(super) async fn serve<S: Store>(
         Ok(user) => Arc::clone(user),
         Err(why) => {
             visitor.penalise(Offence::UnknownKey, limits);
-            tracing::info!(peer = visitor.address, identity = %peer, result = "AUTH", "refused: {why}");
+            if let Some(suppressed) = visitor.refusals().admit() {
+                let (peer, identity) = (visitor.address.as_str(), peer.to_string());
+                tracing::info!(peer, identity, result = "AUTH", suppressed, "refused: {why}");
+            }
             // The same for all reasons: strangers learn nothing about keys.
             let message = format!("{peer} is not known here; ask the administrator to add it");
             let message = ErrorMessage::new(ErrorCode::Auth, message);
@@ -123,7 +126,7 @@ pub(super) async fn serve<S: Store>(
     if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
         return;
     }
-    drop((user, live));
+    drop(live);
     let end = {
         let reading = session.read(&mut reader);
         let mut writing =
@@ -145,6 +148,7 @@ pub(super) async fn serve<S: Store>(
         }
         end
     };
+    verbs::log_suppressed(&session, &user);
     match end {
         End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
         End::Told(message) => tracing::info!(
@@ -422,7 +426,7 @@ impl<S: Store> Session<S> {
                 uploads.insert(id, Upload { parts, filling: None, due });
             }
             Err((code, message)) => {
-                verbs::log_refusal(self, &user, "put", Some(&put.path), code);
+                verbs::log_refusal(self, &user, "put", (Some(&put.path), None), (code, &message));
                 self.refuse(id, code, &message).await;
             }
         }

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::bandwidth::Bandwidth;
 use super::door::Count;
+use super::logging::Limiter;
 use crate::config::{Admission, Barred, Settings};
 use crate::identity::fingerprint;
 use crate::transfer::{Pool, Share, Workers};
@@ -52,6 +53,9 @@ pub(super) struct User {
     pub(super) share: Share,
     pub(super) workers: Workers,
     pub(super) connections: Count,
+    /// Keep the user from filling the log: with what is refused, and with what fails here.
+    pub(super) refusals: Arc<Limiter>,
+    pub(super) faults: Arc<Limiter>,
     /// `None` is as fast as it goes.
     pub(super) bandwidth: Option<Arc<Bandwidth>>,
 }
@@ -81,6 +85,8 @@ impl Users {
                     || workers.share(settings.limits.file_workers),
                     |user| user.workers.clone(),
                 ),
+                refusals: known.map_or_else(Arc::default, |user| Arc::clone(&user.refusals)),
+                faults: known.map_or_else(Arc::default, |user| Arc::clone(&user.faults)),
                 connections: known.map_or_else(Count::default, |user| user.connections.clone()),
                 bandwidth: entry.bandwidth.map(|rate| {
                     let same = known.and_then(|user| user.bandwidth.clone());

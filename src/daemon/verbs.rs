@@ -169,7 +169,7 @@ impl<'a, S: Store> Job<'a, S> {
         path: &WirePath,
         action: impl FnOnce(&RelPath) -> Action<'_>,
     ) -> Result<(RelPath, Grant), Refusal> {
-        self.logged(path, || {
+        self.logged((Some(path), None), || {
             let parsed = parse(path)?;
             let grant = allow(self.user, action(&parsed))?;
             Ok((self.at_home(&parsed), grant))
@@ -185,7 +185,7 @@ impl<'a, S: Store> Job<'a, S> {
         path: &WirePath,
         action: impl FnOnce(&RelPath) -> Action<'_>,
     ) -> Result<(RelPath, Grant), Refusal> {
-        self.logged(path, || {
+        self.logged((Some(path), None), || {
             let parsed = parse(path)?;
             let grant = allow(self.user, action(&parsed))?;
             parsed.check_creatable().map_err(bad_name)?;
@@ -199,7 +199,7 @@ impl<'a, S: Store> Job<'a, S> {
     /// As [`Job::admit`].
     pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
         let bytes_max = self.session.server.live.borrow().settings.limits.max_file_size;
-        self.logged(&put.path, || admit_put(self.user, put, bytes_max))
+        self.logged((Some(&put.path), None), || admit_put(self.user, put, bytes_max))
     }
 
     /// The same for the two names of a rename.
@@ -212,7 +212,7 @@ impl<'a, S: Store> Job<'a, S> {
         to: &WirePath,
         replace: bool,
     ) -> Result<(RelPath, RelPath, Grant), Refusal> {
-        self.logged(from, || {
+        self.logged((Some(from), Some(to)), || {
             let (from, to) = (parse(from)?, parse(to)?);
             let grant = allow(self.user, Action::Rename { from: &from, to: &to, replace })?;
             to.check_creatable().map_err(bad_name)?;
@@ -227,7 +227,7 @@ impl<'a, S: Store> Job<'a, S> {
         action: impl FnOnce(Option<&RelPath>) -> Action<'_>,
     ) -> Result<Option<RelPath>, Refusal> {
         let Some(path) = path else {
-            allow(self.user, action(None))?;
+            self.logged((None, None), || allow(self.user, action(None)))?;
             return Ok(self.user.principal.home.clone());
         };
         self.admit(path, |path| action(Some(path))).map(|(path, _)| Some(path))
@@ -235,11 +235,11 @@ impl<'a, S: Store> Job<'a, S> {
 
     fn logged<T>(
         &self,
-        path: &WirePath,
+        (path, to): (Option<&WirePath>, Option<&WirePath>),
         decide: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        decide().inspect_err(|(code, _)| {
-            log_refusal(self.session, self.user, self.verb, Some(path), *code);
+        decide().inspect_err(|(code, reason)| {
+            log_refusal(self.session, self.user, self.verb, (path, to), (*code, reason));
         })
     }
 
@@ -354,22 +354,31 @@ fn bad_name(error: NameError) -> Refusal {
     (ErrorCode::BadName, error.to_string())
 }
 
-/// One line for a request that was refused at the gate.
+/// One line for a request that was refused at the gate. As for all refusals, a user who makes a flood of
+/// them gets a few lines and a count.
 pub(super) fn log_refusal<S: Store>(
     session: &Session<S>,
     user: &User,
     verb: &'static str,
-    path: Option<&WirePath>,
-    code: ErrorCode,
+    (path, to): (Option<&WirePath>, Option<&WirePath>),
+    (code, reason): (ErrorCode, &str),
 ) {
-    let path = path.map(|path| Escaped(&path.0).to_string()).unwrap_or_default();
+    let Some(suppressed) = user.refusals.admit() else { return };
+    let shown = |path: &WirePath| {
+        let home = user.principal.home.as_ref().map(|home| format!("{home}/")).unwrap_or_default();
+        home + &Escaped(&path.0).to_string()
+    };
     tracing::info!(
         user = user.principal.name,
+        identity = %session.peer,
         peer = session.address,
         verb,
-        path,
+        path = path.map(shown).unwrap_or_default(),
+        to = to.map(shown),
         result = %code,
-        "refused",
+        reason,
+        suppressed,
+        "{verb} refused",
     );
 }
 
@@ -383,13 +392,15 @@ fn log<S: Store>(
     let shown = |path: Option<&RelPath>| path.map(ToString::to_string).unwrap_or_default();
     let (path, to, verb) = (shown(path), to.map(ToString::to_string), job.verb);
     let (user, peer) = (job.user.principal.name.as_str(), job.session.address.as_str());
+    let identity = job.session.peer.to_string();
     let duration_ms = u64::try_from(job.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match outcome {
+    let (result, reason) = match outcome {
         Ok(seal) => {
             let bytes = seal.map(|seal| seal.bytes);
             let sha256 = seal.map(|seal| tracing::field::display(seal.digest));
             tracing::info!(
                 user,
+                identity,
                 peer,
                 verb,
                 path,
@@ -400,32 +411,56 @@ fn log<S: Store>(
                 duration_ms,
                 "{verb} done"
             );
+            return;
         }
-        Err(TransferError::Aborted) => {
-            tracing::info!(
-                user,
-                peer,
-                verb,
-                path,
-                result = "aborted",
-                duration_ms,
-                "{verb} given up"
-            );
-        }
-        Err(error) => {
-            let code = error.code();
-            let is_ours = matches!(
-                code,
-                ErrorCode::Io
-                    | ErrorCode::UnknownOutcome
-                    | ErrorCode::Internal
-                    | ErrorCode::Corrupt
-            );
-            if is_ours {
-                tracing::error!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
-            } else {
-                tracing::info!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
-            }
-        }
+        Err(TransferError::Aborted) => ("aborted", "given up".to_owned()),
+        Err(error) => (error.code().name(), error.to_string()),
+    };
+    let is_ours = outcome.is_err_and(|error| {
+        let code = error.code();
+        let ours =
+            [ErrorCode::Io, ErrorCode::UnknownOutcome, ErrorCode::Internal, ErrorCode::Corrupt];
+        !matches!(error, TransferError::Aborted) && ours.contains(&code)
+    });
+    // Each kind by itself, so that no flood of the one hides the other.
+    let limiter = if is_ours { &job.user.faults } else { &job.user.refusals };
+    let Some(suppressed) = limiter.admit() else { return };
+    if is_ours {
+        tracing::error!(
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} failed: {reason}"
+        );
+    } else {
+        tracing::info!(
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} failed: {reason}"
+        );
+    }
+}
+
+/// Tells what was left out of the log and no later line has told, when a session ends.
+pub(super) fn log_suppressed<S: Store>(session: &Session<S>, user: &User) {
+    let suppressed = user.refusals.settle() + user.faults.settle();
+    if suppressed > 0 {
+        let (name, peer) = (user.principal.name.as_str(), session.address.as_str());
+        tracing::info!(user = name, peer, suppressed, "more requests were refused or failed");
     }
 }
