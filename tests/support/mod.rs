@@ -240,6 +240,7 @@ impl Daemon {
             .env("HOME", self.dir.path())
             .env("FTC_IDENTITY", self.path("key"))
             .env("FTC_KNOWN_HOSTS", self.path("known_hosts"))
+            .env("FTC_RETRY", "0s")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
