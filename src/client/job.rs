@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cli::Global;
 use super::connect::{Keys, connect};
 use super::engine::{Line, Throttle};
 use super::exit::{Exit, Failure};
@@ -25,11 +26,19 @@ pub struct Job {
     pub settings: Settings,
     /// Who tells about it.
     pub report: Report,
+    shared: Arc<Shared>,
+    failed: Mutex<Failed>,
+    done: AtomicU64,
+}
+
+/// What outlives one line at a prompt.
+#[derive(Default)]
+struct Shared {
     throttle: Arc<Throttle>,
     keys: Keys,
     lanes: Mutex<HashMap<(String, usize), Arc<Lane>>>,
-    failed: Mutex<Failed>,
-    done: AtomicU64,
+    /// Where the user stands, at a prompt: a server, and a directory there.
+    place: Mutex<Option<(Option<Server>, Vec<u8>)>>,
 }
 
 /// A place for one connection.
@@ -48,16 +57,19 @@ struct Failed {
 
 impl Job {
     /// Nothing done yet.
-    pub fn new(settings: Settings, report: Report, throttle: Throttle) -> Self {
-        Self {
-            settings,
-            report,
-            throttle: Arc::new(throttle),
-            keys: Keys::default(),
-            lanes: Mutex::default(),
-            failed: Mutex::default(),
-            done: AtomicU64::new(0),
-        }
+    pub fn new(settings: Settings, report: Report, rate: Option<u64>) -> Self {
+        Self::with(settings, report, rate, Arc::default())
+    }
+
+    fn with(settings: Settings, report: Report, rate: Option<u64>, shared: Arc<Shared>) -> Self {
+        shared.throttle.set(rate);
+        Self { settings, report, shared, failed: Mutex::default(), done: AtomicU64::new(0) }
+    }
+
+    /// Another run from the same place, over the same connections.
+    pub fn again_with(&self, global: Global, report: Report, rate: Option<u64>) -> Self {
+        let settings = Settings { global, ..self.settings.clone() };
+        Self::with(settings, report, rate, Arc::clone(&self.shared))
     }
 
     fn failures(&self) -> MutexGuard<'_, Failed> {
@@ -125,7 +137,7 @@ impl Job {
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<(String, usize), Arc<Lane>>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lane(&self, server: &Server, lane: usize) -> Arc<Lane> {
@@ -142,7 +154,8 @@ impl Job {
         if let Some(line) = place.as_ref().filter(|line| !line.is_broken()) {
             return Ok(line.clone());
         }
-        let line = connect(server, &self.settings, &self.keys, &self.throttle).await?;
+        let line =
+            connect(server, &self.settings, &self.shared.keys, &self.shared.throttle).await?;
         lane.stood.store(true, Ordering::Relaxed);
         self.report.explain(|| {
             let (user, version) = (&line.hello().user, &line.hello().server);
@@ -204,10 +217,76 @@ impl Job {
     /// # Errors
     /// It names no server, and there is no default one; or its path breaks a rule.
     pub fn remote(&self, operand: &std::ffi::OsStr) -> Result<(Server, Remote), Failure> {
-        let remote = Remote::parse(operand, self.settings.global.port)?;
-        let remote = self.settings.placed(remote)?;
-        Ok((self.settings.server_of(&remote)?, remote))
+        let remote = self.placed(Remote::parse(operand, self.settings.global.port)?);
+        Ok((self.server_of(&remote)?, remote))
     }
+
+    /// The server that an operand means.
+    ///
+    /// # Errors
+    /// It means the default one, and there is none.
+    pub fn server_of(&self, remote: &Remote) -> Result<Server, Failure> {
+        self.settings.server_of(remote)
+    }
+
+    /// The server of operands that name none.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn default_server(&self) -> Result<Server, Failure> {
+        let home = Remote { server: None, path: Vec::new() };
+        self.server_of(&self.placed(home))
+    }
+
+    fn stand(&self) -> MutexGuard<'_, Option<(Option<Server>, Vec<u8>)>> {
+        self.shared.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes to a directory: from now on what names no server is there.
+    pub fn move_to(&self, server: Option<Server>, path: Vec<u8>) {
+        *self.stand() = Some((server, path));
+    }
+
+    /// The directory in which the user stands, at a prompt.
+    pub fn place(&self) -> Vec<u8> {
+        self.stand().as_ref().map_or_else(Vec::new, |(_, path)| path.clone())
+    }
+
+    /// An operand as it stands where the user is. At a prompt `/` is the home, and `..` goes up: no
+    /// link is ever followed there, so that this can be told from the names alone.
+    pub fn placed(&self, remote: Remote) -> Remote {
+        match (&*self.stand(), &remote.server) {
+            (Some((server, base)), None) => {
+                Remote { server: server.clone(), path: resolve(base, &remote.path) }
+            }
+            _ => remote,
+        }
+    }
+}
+
+/// A path as typed at a prompt, from the home.
+fn resolve(base: &[u8], typed: &[u8]) -> Vec<u8> {
+    let from = if typed.starts_with(b"/") { &b""[..] } else { base };
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in from.split(|byte| *byte == b'/').chain(typed.split(|byte| *byte == b'/')) {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let mut path = parts.join(&b'/');
+    let is_directory = typed.is_empty() || typed.ends_with(b"/") || typed.ends_with(b".");
+    if !path.is_empty() && is_directory && !is_name_with_dot(typed) {
+        path.push(b'/');
+    }
+    path
+}
+
+/// Whether what ends with a dot is a name, and neither `.` nor `..`.
+fn is_name_with_dot(typed: &[u8]) -> bool {
+    let last = typed.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    !last.is_empty() && !matches!(last, b"." | b"..")
 }
 
 /// How often, and for how long, something lost is tried again.
@@ -237,6 +316,26 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prompt_goes_up_and_down_and_never_above_the_home() {
+        for (base, typed, expected) in [
+            ("", "a", "a"),
+            ("a/b", "", "a/b/"),
+            ("a/b", "c", "a/b/c"),
+            ("a/b", "c/", "a/b/c/"),
+            ("a/b", "..", "a/"),
+            ("a/b", "../c.", "a/c."),
+            ("a/b", "../../../..", ""),
+            ("a/b", "/c", "c"),
+            ("a/b", "/", ""),
+            ("a/b", ".", "a/b/"),
+            ("a", "b//./c", "a/b/c"),
+        ] {
+            let found = resolve(base.as_bytes(), typed.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&found), expected, "{base} {typed}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_with_jitter_and_end_with_the_limit() {

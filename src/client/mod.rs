@@ -22,6 +22,7 @@ mod put;
 mod remote;
 mod report;
 mod settings;
+mod shell;
 mod upload;
 mod verify;
 
@@ -35,8 +36,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Cli, Copying, Verb};
-use engine::Throttle;
+use cli::{Cli, Copying, Global, Verb};
 use exit::{Failure, report as tell};
 use job::Job;
 use look::Look;
@@ -63,7 +63,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(Exit::Other as u8);
         }
     };
+    let is_shell = matches!(cli.verb, Verb::Shell { .. });
     let exit = runtime.block_on(async {
+        if is_shell {
+            return run(cli).await; // Which has its own idea of an interruption.
+        }
         tokio::select! {
             exit = run(cli) => exit,
             () = interrupted() => {
@@ -96,6 +100,9 @@ async fn run(cli: Cli) -> Exit {
             return failure.exit;
         }
     };
+    if let Verb::Shell { batch, host } = cli.verb {
+        return shell::shell(job, host, batch).await;
+    }
     if let Err(failure) = carry_out(&job, cli.verb).await {
         job.note(None, Err(failure));
     }
@@ -104,22 +111,26 @@ async fn run(cli: Cli) -> Exit {
 
 /// What a run needs, as its verb wants it told.
 fn job(settings: Settings, verb: &Verb) -> Result<Job, Failure> {
-    let global = &settings.global;
+    let how = verb.copying();
+    let style = style(&settings.global, verb);
+    let report = Report::new(style, how.and_then(|how| how.receipt.as_deref()))?;
+    let rate = how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64());
+    Ok(Job::new(settings, report, rate))
+}
+
+fn style(global: &Global, verb: &Verb) -> Style {
     let events = match verb {
         Verb::Get { operands, .. } if operands.last().is_some_and(|last| last == "-") => {
             Stream::Err
         }
         _ => Stream::Out,
     };
-    let style = Style {
+    let moves = verb.copying().is_some();
+    Style {
         quiet: global.quiet,
         verbose: global.verbose,
-        events: global.json.then_some(events),
-    };
-    let how = verb.copying();
-    let report = Report::new(style, how.and_then(|how| how.receipt.as_deref()))?;
-    let rate = how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64());
-    Ok(Job::new(settings, report, Throttle::new(rate)))
+        events: (global.json && moves).then_some(events),
+    }
 }
 
 impl Verb {
@@ -149,7 +160,7 @@ async fn carry_out(job: &Arc<Job>, verb: Verb) -> Result<(), Failure> {
         Verb::Verify { recursive, reread, local, remote } => {
             verify::verify(job, local, &remote, recursive, reread).await?;
         }
-        Verb::Shell { .. } => {}
+        Verb::Shell { .. } => {} // Not inside itself.
     }
     Ok(())
 }

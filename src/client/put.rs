@@ -77,8 +77,8 @@ pub async fn put(
         locals.pop();
     }
     let target = target.unwrap_or(Remote { server: None, path: Vec::new() });
-    let target = job.settings.placed(target)?;
-    let server = job.settings.server_of(&target)?;
+    let target = job.placed(target);
+    let server = job.server_of(&target)?;
     let put = Arc::new(Put { job: Arc::clone(job), server, how });
     if let Some(command) = from_cmd {
         if !locals.is_empty() {

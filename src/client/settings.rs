@@ -26,7 +26,7 @@ pub struct Settings {
     /// The options of the command line and their variables.
     pub global: Global,
     /// The default server, if any is named.
-    server: Option<String>,
+    pub server: Option<String>,
     /// The private key to log in with, if one is named.
     pub identity: Option<PathBuf>,
     /// The file of servers that are trusted.
@@ -68,15 +68,6 @@ impl Settings {
         })
     }
 
-    /// An operand as it stands where the user is: at a prompt, below the directory that he went to.
-    ///
-    /// # Errors
-    /// It leads above the home.
-    #[expect(clippy::unnecessary_wraps, reason = "a prompt's directory can be left too far")]
-    pub fn placed(&self, remote: Remote) -> Result<Remote, Failure> {
-        Ok(remote)
-    }
-
     /// The server that an operand means.
     ///
     /// # Errors
@@ -105,6 +96,22 @@ fn configuration_directory() -> Option<PathBuf> {
     let named =
         std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     named.or_else(|| home().map(|home| home.join(".config"))).map(|directory| directory.join("ftc"))
+}
+
+/// Where the client keeps what is not configuration: history, and how far transfers got.
+pub fn state_directory() -> Option<PathBuf> {
+    let named =
+        std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| home().map(|home| home.join(".local/state"))).map(|state| state.join("ftc"))
+}
+
+/// Makes the directory of a file of the client's own, for the user alone.
+pub fn make_private(file: &Path) {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(directory) = file.parent() {
+        // If it cannot be made, the file cannot be written, and that is told.
+        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the user's own configuration")]

@@ -89,7 +89,8 @@ pub async fn whole(
 /// What the server says it has must be what was sent.
 fn stored(answer: Answer, seal: Seal, resumed: u64) -> Result<Done, Failure> {
     match answer {
-        Answer::Stored(Stored { bytes, sha256, mtime_ns, replaced }) => {
+        Answer::Stored(stored) => {
+            let Stored { bytes, sha256, mtime_ns, replaced } = stored;
             if (bytes, sha256) != (seal.bytes, seal.digest) {
                 let text = format!(
                     "the server says that it stored {bytes} bytes with SHA-256 {sha256}, and that is not what was sent"

@@ -53,8 +53,8 @@ pub async fn verify(
     let port = job.settings.global.port;
     let (server, remote) = match Remote::recognise(remote, port)? {
         Some(remote) => {
-            let remote = job.settings.placed(remote)?;
-            (job.settings.server_of(&remote)?, remote)
+            let remote = job.placed(remote);
+            (job.server_of(&remote)?, remote)
         }
         None => job.remote(remote)?,
     };

@@ -1,8 +1,6 @@
 //! Small files, read many at a time into one buffer, on a file thread.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -44,13 +42,15 @@ pub fn read<T>(
         let goes_on = match look(&leaf) {
             Err(failure) => take(Ready::Failed(what, failure)),
             Ok(None) => take(Ready::Skipped(what)),
-            Ok(Some(Input::File { file, witness })) if witness.bytes <= BUFFER_BYTES as u64 => {
-                match pack.add(what, &file, witness, &mut take) {
-                    Ok(goes_on) => goes_on,
-                    Err((what, failure)) => take(Ready::Failed(what, failure)),
+            Ok(Some(input)) => match input.witness().copied() {
+                Some(witness) if witness.bytes <= BUFFER_BYTES as u64 => {
+                    match pack.add(what, &input, witness, &mut take) {
+                        Ok(goes_on) => goes_on,
+                        Err((what, failure)) => take(Ready::Failed(what, failure)),
+                    }
                 }
-            }
-            Ok(Some(input)) => take(Ready::Large(what, input)),
+                _ => take(Ready::Large(what, input)),
+            },
         };
         if !goes_on {
             return;
@@ -83,7 +83,7 @@ impl<T> Pack<'_, T> {
     fn add(
         &mut self,
         what: T,
-        file: &File,
+        input: &Input,
         witness: Witness,
         take: &mut impl FnMut(Ready<T>) -> bool,
     ) -> Result<bool, (T, Failure)> {
@@ -97,16 +97,9 @@ impl<T> Pack<'_, T> {
             .get_or_insert_with(|| self.runtime.block_on(self.share.acquire(BUFFER_BYTES as u64)));
         let start = buffer.content().len();
         let room = &mut buffer.room()[..bytes];
-        let read = file
-            .read_exact_at(room, 0)
-            .and_then(|()| file.metadata())
-            .map(|meta| Witness::of(&meta) == witness);
-        match read {
+        match input.read(room, 0).and_then(|read| Ok(read == bytes && input.unchanged()?)) {
             Ok(true) => {}
             Ok(false) => return Err((what, changed())),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err((what, changed()));
-            }
             Err(error) => {
                 return Err((what, Failure::new(Exit::Other, error.to_string()).doing("read")));
             }

@@ -254,3 +254,19 @@ fn umask() -> u32 {
     nix::sys::stat::umask(mask);
     mask.bits()
 }
+
+/// The names in a directory of the user's own, those of directories with a slash.
+///
+/// # Errors
+/// It cannot be read.
+#[expect(clippy::disallowed_methods, reason = "the user's own directory, named by the user")]
+pub fn names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let name = |entry: std::fs::DirEntry| {
+        let mut name = entry.file_name().into_vec();
+        if entry.path().is_dir() {
+            name.push(b'/');
+        }
+        name
+    };
+    std::fs::read_dir(path)?.map(|entry| entry.map(name)).collect()
+}
