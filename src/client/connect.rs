@@ -26,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a transfer may move less than 64 KiB.
 pub(super) const STALL: Duration = Duration::from_mins(1);
+/// Passphrases that are asked for before giving up.
+const PASSPHRASES_MAX: usize = 3;
 /// Keys that are tried before giving up.
 const TRIES_MAX: usize = 6;
 
@@ -109,6 +111,7 @@ async fn connect_tls(
     })
 }
 
+/// There is nothing to offer: says where was looked, and what was found there instead.
 fn no_key(name: &str) -> Failure {
     let agent = match agent_socket() {
         None => "no agent runs (SSH_AUTH_SOCK is not set)".to_owned(),
@@ -117,8 +120,26 @@ fn no_key(name: &str) -> Failure {
             Err(error) => error.to_string(),
         },
     };
-    Failure::new(Exit::Auth, format!("log in to {name}: there is no key to log in with: {agent}, and no ~/.ssh/id_ed25519 or id_ecdsa is there"))
-        .hint("make one with: ssh-keygen -t ed25519, or name one with -i FILE, or load it with: ssh-add")
+    let mut text = format!("log in to {name}: there is no key to log in with: {agent}");
+    text += ", and there is no ~/.ssh/id_ed25519 or id_ecdsa";
+    let directory = home().unwrap_or_default().join(".ssh");
+    for (file, kind) in [
+        ("id_rsa", "an RSA key"),
+        ("id_ed25519_sk", "a FIDO (sk-) key"),
+        ("id_ecdsa_sk", "a FIDO (sk-) key"),
+    ] {
+        if is_there(&directory.join(file)) {
+            text += &format!("; ~/.ssh/{file} is {kind}, which TLS has no use for");
+        }
+    }
+    Failure::new(Exit::Auth, text).hint(
+        "make one with: ssh-keygen -t ed25519, or name one with -i FILE, or load it with: ssh-add",
+    )
+}
+
+#[expect(clippy::disallowed_methods, reason = "only for a message")]
+fn is_there(path: &Path) -> bool {
+    path.exists()
 }
 
 /// One connection with one key; a server that is new may need a second to be asked about in between.
@@ -275,7 +296,7 @@ impl Trust {
                 format!("the server {host} is not known; its key is {shown}"),
             )
             .hint(format!(
-                "if this is what ftd fingerprint prints there, trust it with: --fingerprint {shown}"
+                "if this is what ftd fingerprint prints there, trust it with: ftc --fingerprint {shown} ls {host}:"
             )));
         }
         eprint!(
@@ -366,6 +387,9 @@ fn agent_socket() -> Option<PathBuf> {
 fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     let fail = |error: KeyError| match error {
         error @ KeyError::File { .. } => Failure::new(Exit::Auth, error.to_string()),
+        error @ KeyError::Unsupported { .. } => Failure::new(Exit::Auth, error.to_string())
+            .doing(path.display())
+            .hint("TLS 1.3 has no use for RSA, DSA and FIDO (sk-) keys as ssh keeps them"),
         error => Failure::new(Exit::Auth, error.to_string()).doing(path.display()),
     };
     let pem = read_key_file(path).map_err(fail)?;
@@ -379,19 +403,22 @@ fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
         }
         return Ok(signer);
     }
-    let prompt = format!("Passphrase of {}: ", path.display());
-    let passphrase = rpassword::prompt_password(prompt).map_err(|_| {
-        Failure::new(
-            Exit::Auth,
-            format!(
-                "{}: the key has a passphrase, and nobody is there to be asked",
-                path.display()
-            ),
-        )
-        .hint(format!("load it with: ssh-add {}", path.display()))
-    })?;
-    let passphrase = zeroize::Zeroizing::new(passphrase);
-    PrivateKey::parse_openssh(&pem, Some(&passphrase)).map(Signer::from_private).map_err(fail)
+    for _ in 0..PASSPHRASES_MAX {
+        let prompt = format!("Passphrase of {}: ", path.display());
+        let passphrase = rpassword::prompt_password(prompt).map_err(|_| {
+            let text = "the key has a passphrase, and nobody is there to be asked";
+            Failure::new(Exit::Auth, text)
+                .doing(path.display())
+                .hint(format!("load it with: ssh-add {}", path.display()))
+        })?;
+        let passphrase = zeroize::Zeroizing::new(passphrase);
+        match PrivateKey::parse_openssh(&pem, Some(&passphrase)) {
+            Err(KeyError::WrongPassphrase) => eprintln!("ftc: the passphrase is wrong"),
+            key => return key.map(Signer::from_private).map_err(fail),
+        }
+    }
+    Err(fail(KeyError::WrongPassphrase)
+        .hint(format!("ssh-keygen -y -f {} tells whether you know it", path.display())))
 }
 
 fn from_agent(path: &Path) -> Option<Signer> {

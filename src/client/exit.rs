@@ -133,16 +133,52 @@ impl Failure {
         let mut failure =
             Self::new(Exit::of(code), format!("{} ({code})", Escaped(text.as_bytes())));
         failure.code = Some(code);
-        match code {
-            ErrorCode::WrongType => failure.hint("to put into a directory end its name with '/'"),
-            ErrorCode::Busy | ErrorCode::Limit | ErrorCode::Shutdown => {
-                failure.hint("try again later")
-            }
-            ErrorCode::UnknownOutcome => failure.hint("look with: ftc stat, then put it again"),
-            ErrorCode::NotFound => failure.hint("see what is there with: ftc ls"),
-            _ => failure,
+        match remedy(code) {
+            Some(remedy) => failure.hint(remedy),
+            None => failure,
         }
     }
+}
+
+/// What to do about what a server answered.
+fn remedy(code: ErrorCode) -> Option<&'static str> {
+    Some(match code {
+        ErrorCode::WrongType => {
+            "look what it is with: ftc stat; into a directory goes what ends with '/'"
+        }
+        ErrorCode::Denied => {
+            "ftc -v says who the server takes you for; rights are the administrator's to give"
+        }
+        ErrorCode::NotFound => "see what is there with: ftc ls",
+        ErrorCode::Exists => {
+            "the name is taken: choose another, or leave --no-clobber away if you may replace it"
+        }
+        ErrorCode::NotEmpty => "remove it and all that is in it with: ftc rm -r",
+        ErrorCode::TooLarge => "the limit is the administrator's: limits.max-file-size in ftd.toml",
+        ErrorCode::NoSpace => "the server's disk is full: tell the administrator",
+        ErrorCode::Quota => "make room with: ftc rm, or ask the administrator for more",
+        ErrorCode::ReadOnly => {
+            "the server's disk takes no changes at the moment: tell the administrator"
+        }
+        ErrorCode::Io => {
+            "the server's disk is at fault, and its log says more: tell the administrator"
+        }
+        ErrorCode::UnknownOutcome => "look with: ftc stat, then do it again",
+        ErrorCode::BadDigest => {
+            "it was changed on its way or in memory: try again, and distrust the machine if it happens again"
+        }
+        ErrorCode::Corrupt => {
+            "the server's disk has lost it: put it again from a good copy, and tell the administrator"
+        }
+        ErrorCode::Busy | ErrorCode::Limit | ErrorCode::Shutdown => "try again later",
+        ErrorCode::Changed => "try again when nobody writes to it",
+        ErrorCode::Timeout => "the network or one of the two sides is too slow: try again",
+        ErrorCode::Protocol => {
+            "one side is newer than the other: ftc --version, and ftd --version there"
+        }
+        ErrorCode::Internal => "a fault of the server's: its log says more",
+        ErrorCode::BadName | ErrorCode::Auth => return None,
+    })
 }
 
 impl From<WireError> for Failure {

@@ -28,7 +28,8 @@ mod verify;
 
 pub use exit::Exit;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::types::Escaped;
 use cli::{Cli, Copying, Global, Verb};
 use exit::{Failure, report as tell};
 use job::Job;
@@ -43,6 +45,8 @@ use look::Look;
 use report::{Report, Stream, Style};
 use settings::Settings;
 
+/// What is said of an interrupted run that cannot be resumed.
+const NOTHING: &str = "interrupted; nothing of the file at hand is stored";
 /// How long the removal of what was staged may take at the end.
 const LAST_WORKS: Duration = Duration::from_secs(2);
 
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         }
     };
     let is_shell = matches!(cli.verb, Verb::Shell { .. });
+    let resumes = cli.verb.resumes();
     let exit = runtime.block_on(async {
         if is_shell {
             return run(cli).await; // Which has its own idea of an interruption.
@@ -71,7 +76,10 @@ pub fn main() -> ExitCode {
         tokio::select! {
             exit = run(cli) => exit,
             () = interrupted() => {
-                eprintln!("ftc: interrupted; nothing of the file at hand is stored");
+                if io::stderr().is_terminal() {
+                    eprint!("\r\x1b[K"); // Over what is left of a bar.
+                }
+                eprintln!("ftc: {}", if resumes { again() } else { NOTHING.to_owned() });
                 Exit::Interrupted
             }
         }
@@ -133,7 +141,34 @@ fn style(global: &Global, verb: &Verb) -> Style {
     }
 }
 
+/// The line that goes on where this run was interrupted: the same one.
+fn again() -> String {
+    let words = std::env::args_os().map(|word| {
+        let text = Escaped(word.as_bytes()).to_string();
+        let is_plain = !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_./:@%+=,".contains(&byte));
+        if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    format!("interrupted; this goes on where it stopped:\n  {line}")
+}
+
 impl Verb {
+    /// Whether the same command goes on where it was interrupted.
+    fn resumes(&self) -> bool {
+        match self {
+            Self::Put { how, from_cmd, operands } => {
+                !how.no_resume && from_cmd.is_none() && !operands.iter().any(|word| word == "-")
+            }
+            Self::Get { how, operands, .. } => {
+                !how.no_resume && operands.last().is_none_or(|word| word != "-")
+            }
+            _ => false,
+        }
+    }
+
     /// How files are copied, if that is what it does.
     fn copying(&self) -> Option<&Copying> {
         match self {

@@ -34,8 +34,8 @@ impl Named {
     }
 }
 
-/// What an operand stands for: the names that match its pattern, or the one name that it is. A pattern
-/// that matches nothing is taken for a name, so that a file called `a[1]` can be reached.
+/// What an operand stands for: the one name that it is, or the names that match its pattern. A name that
+/// is there is never taken for a pattern, so that a file called `a[1]` can be reached.
 ///
 /// # Errors
 /// The path breaks a rule; the server's word about a directory on the way.
@@ -46,6 +46,9 @@ pub async fn expand(job: &Job, server: &Server, remote: &Remote) -> Result<Vec<N
     let Some(pattern) = plain.filter(|path| is_pattern(path.raw_bytes())) else {
         return Ok(vec![literal]);
     };
+    if let Ok(info) = stat(job, server, Some(&pattern)).await {
+        return Ok(vec![Named { kind: Some(info.kind), ..literal }]);
+    }
     let mut found: Vec<(Option<RelPath>, Option<EntryType>)> = vec![(None, None)];
     for part in pattern.components() {
         let part = part.raw_bytes();

@@ -150,6 +150,10 @@ impl Verify {
 
     /// Compares every file of a tree here, and names what is on the server only.
     async fn tree(self: &Arc<Self>, local: &OsString, remote: &Remote) -> Result<(), Failure> {
+        let shown = |path: &[u8]| {
+            let path = std::ffi::OsStr::from_bytes(path);
+            Path::new(local).join(path).as_os_str().as_bytes().to_vec()
+        };
         let base = remote.rel_path()?;
         let top = local.clone();
         let (sender, mut found) = mpsc::channel(AT_ONCE);
@@ -171,21 +175,21 @@ impl Verify {
                 }
                 Found::Empty(_) => {}
                 Found::Skipped(path, why) => {
-                    self.job.report.say(&format!("skipped {}: {why}", Escaped(&path)));
+                    self.job.report.say(&format!("skipped {}: {why}", Escaped(&shown(&path))));
                     self.job.count(Exit::Partial);
                 }
                 Found::Failed(path, error) => {
-                    self.job.note(None, Err(open_failure(&path, &error.into())));
+                    self.job.note(None, Err(open_failure(&shown(&path), &error.into())));
                 }
             }
             if comparing.len() >= AT_ONCE
                 && let Some(Ok((path, outcome))) = comparing.join_next().await
             {
-                self.tell(&path, outcome);
+                self.tell(&shown(&path), outcome);
             }
         }
         while let Some(Ok((path, outcome))) = comparing.join_next().await {
-            self.tell(&path, outcome);
+            self.tell(&shown(&path), outcome);
         }
         if let Ok(Err(error)) = walking.await {
             return Err(open_failure(local.as_bytes(), &error.into()));

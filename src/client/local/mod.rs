@@ -270,3 +270,12 @@ pub fn names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     };
     std::fs::read_dir(path)?.map(|entry| entry.map(name)).collect()
 }
+
+/// A script of the user's own.
+///
+/// # Errors
+/// It cannot be read.
+#[expect(clippy::disallowed_methods, reason = "the user's own script, named by the user")]
+pub fn script(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|error| open_failure(path.as_os_str().as_bytes(), &error))
+}

@@ -284,6 +284,9 @@ impl Report {
                 text += &format!(", {failed} failed");
             }
             self.say(&format!("{text}; {} moved in {seconds:.1} s, {rate}/s", HumanBytes(moved)));
+            if skipped > 0 && exit == Exit::Partial && !self.0.style.verbose {
+                self.say("hint: -v names what was skipped");
+            }
         }
     }
 

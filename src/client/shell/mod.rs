@@ -6,7 +6,7 @@ mod words;
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser as _;
@@ -72,7 +72,7 @@ pub async fn shell(job: Arc<Job>, host: Option<OsString>, batch: Option<PathBuf>
         }
         let shell = Shell { job: Arc::clone(&job) };
         match batch {
-            Some(path) => shell.script(open(&path)?).await,
+            Some(path) => shell.script(super::local::script(&path)?).await,
             None if std::io::stdin().is_terminal() => shell.prompt().await,
             None => shell.script(std::io::stdin()).await,
         }
@@ -86,12 +86,6 @@ pub async fn shell(job: Arc<Job>, host: Option<OsString>, batch: Option<PathBuf>
     };
     job.hang_up().await;
     exit
-}
-
-#[expect(clippy::disallowed_methods, reason = "the user's own script, named by the user")]
-fn open(path: &Path) -> Result<std::fs::File, Failure> {
-    std::fs::File::open(path)
-        .map_err(|error| super::local::open_failure(path.as_os_str().as_bytes(), &error))
 }
 
 impl Shell {
