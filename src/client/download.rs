@@ -33,6 +33,7 @@ impl<S: Sink> Landing<S> {
             announced: Some(info.bytes),
             bytes_max: u64::MAX,
             overwrite: self.overwrite,
+            retain: None,
             parents: Parents::Make,
             mode: self.preserve.then_some(info.mode),
             mtime_ns: self.preserve.then_some(info.mtime_ns),

@@ -39,14 +39,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::types::Escaped;
 use cli::{Cli, Copying, Global, Verb};
-use exit::{Failure, report as tell};
+use exit::{Failure, tell};
 use job::Job;
 use look::Look;
 use report::{Report, Stream, Style};
 use settings::Settings;
 
 /// What is said of an interrupted run that cannot be resumed.
-const NOTHING: &str = "interrupted; nothing of the file at hand is stored";
+const NOTHING: &str = "interrupted; the file at hand was not confirmed";
 /// How long the removal of what was staged may take at the end.
 const LAST_WORKS: Duration = Duration::from_secs(2);
 
@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
     let runtime = match builder.worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tell(&Failure::new(Exit::Other, format!("start: {error}")));
+            exit::report(&Failure::new(Exit::Other, format!("start: {error}")));
             return ExitCode::from(Exit::Other as u8);
         }
     };
@@ -77,9 +77,10 @@ pub fn main() -> ExitCode {
             exit = run(cli) => exit,
             () = interrupted() => {
                 if io::stderr().is_terminal() {
-                    eprint!("\r\x1b[K"); // Over what is left of a bar.
+                    let _ = io::stderr().write_all(b"\r\x1b[K"); // Over what is left of a bar.
                 }
-                eprintln!("ftc: {}", if resumes { again() } else { NOTHING.to_owned() });
+                let what = if resumes { again() } else { NOTHING.to_owned() };
+                tell(format_args!("ftc: {what}"));
                 Exit::Interrupted
             }
         }
@@ -104,7 +105,7 @@ async fn run(cli: Cli) -> Exit {
     let job = match Settings::load(&cli.global).and_then(|settings| job(settings, &cli.verb)) {
         Ok(job) => Arc::new(job),
         Err(failure) => {
-            tell(&failure);
+            exit::report(&failure);
             return failure.exit;
         }
     };
@@ -206,7 +207,7 @@ fn print(text: &str) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
-            tell(&Failure::new(Exit::Other, format!("write to standard output: {error}")));
+            exit::report(&Failure::new(Exit::Other, format!("write to standard output: {error}")));
             std::process::exit(Exit::Other as u8 as i32);
         }
     }

@@ -159,6 +159,13 @@ impl Limits {
         Bound { key: "drain-timeout", default: secs(60), min: secs(0), max: secs(3_600) };
 }
 
+/// How long what is stored is kept from a user's own hands.
+pub const RETAIN: Bound<Duration> =
+    Bound { key: "retain", default: secs(0), min: secs(0), max: secs(100 * 366 * 86_400) };
+
+/// Rules for paths that one user can have: each request looks at all of them.
+pub const PATHS_MAX: usize = 256;
+
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }

@@ -1,12 +1,15 @@
 //! From the command line to a daemon that serves: everything that must happen in order.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid, setgroups, setresgid, setresuid};
 
 use super::cli::{Cli, Command};
 use super::listener::Bound;
@@ -63,10 +66,12 @@ pub(super) fn run(cli: Cli) -> ExitCode {
 /// daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
+    become_owner(&settings.root)?;
     Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
     match load_host_key(&settings.host_key) {
         Err(error) if !error.is_missing() => return Err(Failure::config(error)),
-        _ => {}
+        Err(_) => check_key_place(&settings.host_key)?,
+        Ok(_) => {}
     }
     descriptors(&settings)?;
     if dump {
@@ -78,8 +83,39 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     }
 }
 
+/// Root asks for the account that will serve, which is the one that has the tree: what it may not do a
+/// start could not do either, and a host key that is made must be its own.
+fn become_owner(root: &Path) -> Result<(), Failure> {
+    let Some((user, group)) = Tree::owner(root) else { return Ok(()) }; // What is wrong comes next.
+    if !geteuid().is_root() || user == 0 {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    setgroups(&[])
+        .and_then(|()| setresgid(group, group, group))
+        .and_then(|()| setresuid(user, user, user))
+        .map_err(|error| Failure::other(format!("become the owner of {}: {error}", root.display())))
+}
+
+/// The host key is still to be made: that must be possible, if its directory is there. The service
+/// manager may be the one that makes the directory.
+fn check_key_place(key: &Path) -> Result<(), Failure> {
+    let directory = key.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let needed = AccessFlags::W_OK | AccessFlags::X_OK;
+    match faccessat(AT_FDCWD, directory, needed, AtFlags::AT_EACCESS) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(error) => Err(Failure::config(format!(
+            "host key {}: cannot be made there: {}",
+            key.display(),
+            error.desc().to_lowercase()
+        ))),
+    }
+}
+
 fn show_fingerprint(file: &ConfigFile) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
+    become_owner(&settings.root)?;
     let (key, _) = load_or_create_host_key(&settings.host_key).map_err(Failure::config)?;
     print(&format!("{}\n{}\n", public_line(key.public()), fingerprint(key.public())))
 }

@@ -10,7 +10,7 @@ use super::changes;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
-use crate::access::{Action, Grant, decide};
+use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
@@ -39,22 +39,24 @@ pub(super) fn admit_put(
     user: &User,
     put: &PutRequest,
     bytes_max: u64,
-) -> Result<Incoming, Refusal> {
+) -> Result<(Incoming, Grant), Refusal> {
     let path = parse(&put.path)?;
     let grant = allow(user, Action::Put { path: &path, replace: put.replace })?;
     path.check_creatable().map_err(bad_name)?;
     if put.mode.is_some_and(|mode| mode > 0o777) {
         return Err((ErrorCode::Protocol, "the mode has bits outside 0777".to_owned()));
     }
-    Ok(Incoming {
+    let incoming = Incoming {
         target: path.below(user.principal.home.as_ref()),
         announced: put.bytes,
         bytes_max,
         overwrite: grant.overwrite,
-        parents: if grant.parents { Parents::Make } else { Parents::MustExist },
+        retain: grant.retain,
+        parents: parents(user, &grant),
         mode: put.mode,
         mtime_ns: put.mtime_ns,
-    })
+    };
+    Ok((incoming, grant))
 }
 
 /// Starts a put whose parts come through `queue`.
@@ -62,7 +64,7 @@ pub(super) fn start_put<S: Store>(
     session: &Arc<Session<S>>,
     user: Arc<User>,
     id: u32,
-    incoming: Incoming,
+    (incoming, grant): (Incoming, Grant),
     queue: mpsc::Receiver<Part>,
 ) {
     let session = Arc::clone(session);
@@ -75,8 +77,20 @@ pub(super) fn start_put<S: Store>(
             let seal = committed.seal();
             (Final::Stored(committed), Some(seal))
         });
-        job.end(&target, None, outcome).await;
+        job.end(&target, None, &grant, outcome).await;
     });
+}
+
+/// Which directories may be made on the way: the gate counts from the home, the tree from the root.
+fn parents(user: &User, grant: &Grant) -> Parents {
+    match grant.parents_from {
+        // All of them; then the home, too, should it be gone.
+        0 | 1 => Parents::Make,
+        from => {
+            let home = user.principal.home.as_ref().map_or(0, RelPath::depth);
+            Parents::MakeFrom(from.saturating_add(home))
+        }
+    }
 }
 
 /// Starts any verb but a put; gives what cancels it, where that is possible: a change of names is
@@ -101,10 +115,7 @@ pub(super) fn start<S: Store>(
             Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
             Request::Remove { path } => changes::remove(job("remove"), &path).await,
             Request::Rmdir { path } => changes::rmdir(job("rmdir"), &path).await,
-            Request::Mkdir { path, parents } => {
-                let parents = if parents { Parents::Make } else { Parents::MustExist };
-                changes::mkdir(job("mkdir"), &path, parents).await
-            }
+            Request::Mkdir { path, parents } => changes::mkdir(job("mkdir"), &path, parents).await,
             Request::Rename { path, to, replace } => {
                 changes::rename(job("rename"), &path, &to, replace).await
             }
@@ -213,6 +224,11 @@ impl<'a, S: Store> Job<'a, S> {
         path.below(self.user.principal.home.as_ref())
     }
 
+    /// Which directories this request may make on its way.
+    pub(super) fn parents(&self, grant: &Grant) -> Parents {
+        parents(self.user, grant)
+    }
+
     /// Runs a store's call on a file thread.
     ///
     /// # Errors
@@ -231,16 +247,17 @@ impl<'a, S: Store> Job<'a, S> {
         &self,
         path: &RelPath,
         to: Option<&RelPath>,
+        grant: &Grant,
         outcome: Result<(Final, Option<Seal>), TransferError>,
     ) {
         log(self, Some(path), to, outcome.as_ref().map(|(_, seal)| *seal));
-        let last = outcome.map_or_else(|error| failed(&error), |(last, _)| last);
+        let last = outcome.map_or_else(|error| failed(&told(error, grant)), |(last, _)| last);
         let _ = self.session.answers.send((self.id, last)).await;
     }
 }
 
 async fn get<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
-    let (target, _) = job.admit(path, |path| Action::Get { path })?;
+    let (target, grant) = job.admit(path, |path| Action::Get { path })?;
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let outcome = async {
         let wanted = target.clone();
@@ -252,16 +269,18 @@ async fn get<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> 
     };
     let outcome = outcome.await;
     log(&job, Some(&target), None, outcome.as_ref().map(|seal| Some(*seal)));
-    let end = outcome.map_or_else(Part::Failed, Part::End);
+    let end = outcome.map_or_else(|error| Part::Failed(told(error, &grant)), Part::End);
     let _ = outbox.send(end).await; // A connection that is gone needs no end.
     Ok(())
 }
 
 async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
     let target = job.admit_or_home(path, |path| Action::List { path })?;
+    let directory = path.map(parse).transpose()?;
+    let hidden = hidden_in(&job.user.principal, directory.as_ref());
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let store = Arc::clone(&job.session.server.store);
-    let listed = list(store, target, &outbox, &job.user.workers).await;
+    let listed = list(store, target, &hidden, &outbox, &job.user.workers).await;
     let _ = outbox.send(listed.map_or_else(Part::Failed, Part::Listed)).await;
     Ok(())
 }
@@ -272,6 +291,18 @@ async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), 
     let last = found.map_or_else(|error| failed(&error), Final::Stat);
     let _ = job.session.answers.send((job.id, last)).await;
     Ok(())
+}
+
+/// What the client is told of a failure. Whoever may not list cannot tell what is missing from what is
+/// forbidden; the log knows.
+fn told(error: TransferError, grant: &Grant) -> TransferError {
+    match (grant.unlisted, error.code()) {
+        (
+            Some(refused),
+            ErrorCode::NotFound | ErrorCode::WrongType | ErrorCode::Denied | ErrorCode::NotEmpty,
+        ) => TransferError::Refused(refused),
+        _ => error,
+    }
 }
 
 fn parse(path: &WirePath) -> Result<RelPath, Refusal> {

@@ -13,11 +13,13 @@ mod error;
 mod listing;
 mod open;
 mod resolve;
+mod retain;
 mod staging;
 #[cfg(test)]
 mod tests;
 mod tree;
 
+pub use change::Moving;
 pub use error::FsError;
 pub use listing::{Entry, Listing};
 pub use open::OpenError;

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, renameat2};
@@ -15,6 +16,7 @@ use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::unistd::{UnlinkatFlags, fdatasync, fsync, ftruncate, unlinkat};
 
 use super::resolve::{component, open_below, open_directory};
+use super::retain::check_age;
 use super::tree::{Made, StagingPlace, Tree};
 use super::{FsError, Kind, Stat, attribute};
 use crate::types::{Durability, ErrorCode, FileName, RelPath, Sha256Digest};
@@ -36,6 +38,8 @@ pub enum Parents {
     MustExist,
     /// It makes them, durably.
     Make,
+    /// The same, but only those whose path has at least so many components.
+    MakeFrom(usize),
 }
 
 /// The terms of a commit.
@@ -43,6 +47,8 @@ pub enum Parents {
 pub struct Publish {
     /// Whether a regular file of that name may be replaced.
     pub replace: bool,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain: Option<Duration>,
     /// What to do about missing parent directories.
     pub parents: Parents,
     /// Permission bits before the umask; 0666 without.
@@ -218,9 +224,6 @@ impl Staging {
 
     /// Everything that belongs to the file itself, and its flush.
     fn finish_content(&mut self, publish: &Publish) -> Result<(), FsError> {
-        let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
-        fchmod(&self.file, Mode::from_bits_truncate(mode))
-            .map_err(FsError::at("set the file's mode"))?;
         if self.allocated > self.written {
             let length = off_t::try_from(self.written).unwrap_or(off_t::MAX);
             ftruncate(&self.file, length).map_err(FsError::at("give back unused space"))?;
@@ -243,6 +246,10 @@ impl Staging {
             Err(Errno::EOPNOTSUPP) if self.tree.options.staging == StagingPlace::Beside => {}
             written => written.map_err(FsError::at("keep the file's digest"))?,
         }
+        // Last: a mode without the right to write would refuse us the attribute.
+        let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
+        fchmod(&self.file, Mode::from_bits_truncate(mode))
+            .map_err(FsError::at("set the file's mode"))?;
         if self.tree.options.durability == Durability::Full {
             self.join_flush()?;
             // Once: after a failure the kernel forgets what it could not write, and a second call lies.
@@ -261,9 +268,9 @@ impl Staging {
         let parent = match publish.parents {
             Parents::MustExist => open_directory(&self.tree.top, parent_path.as_ref())
                 .map_err(FsError::at("open the directory"))?,
-            Parents::Make => self.tree.make_parents(parent_path.as_ref(), made)?,
+            making => self.tree.make_parents(parent_path.as_ref(), making, made)?,
         };
-        let replaced = publish.replace && existing_file(&parent, &name)?;
+        let replaced = publish.replace && existing_file(&parent, &name, publish.retain)?;
         self.check_parent(&parent, parent_path.as_ref())?;
         self.rename(&parent, &name, publish.replace)?;
         self.is_published = true;
@@ -328,13 +335,20 @@ impl Staging {
     }
 }
 
-/// Whether a regular file stands under the name; anything else is not replaced.
-pub(super) fn existing_file(parent: &OwnedFd, name: &FileName<'_>) -> Result<bool, FsError> {
+/// Whether a regular file stands under the name; anything else is not replaced, nor is a file that was
+/// stored less than `retain` ago.
+pub(super) fn existing_file(
+    parent: &OwnedFd,
+    name: &FileName<'_>,
+    retain: Option<Duration>,
+) -> Result<bool, FsError> {
     match fstatat(parent, component(name), AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT)
     {
         Err(Errno::ENOENT) => Ok(false),
         Err(error) => Err(FsError::at("look at the name")(error)),
-        Ok(stat) if Stat::of(&stat).kind == Kind::File => Ok(true),
+        Ok(stat) if Stat::of(&stat).kind == Kind::File => {
+            check_age(&stat, retain, "replace the file").map(|()| true)
+        }
         Ok(_) => {
             let doing = "replace what stands under this name: it is not a regular file";
             Err(FsError::new(ErrorCode::WrongType, doing, None))

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -13,9 +14,10 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
-use super::open::{OpenError, open_staging, open_top};
+use super::open::{OpenError, find_staging, open_staging, open_top};
 use super::resolve::{component, open_below, open_directory};
-use super::{FsError, Kind, Listing, Staging, Stat, attribute};
+use super::staging::existing_file;
+use super::{FsError, Kind, Listing, Parents, Staging, Stat, attribute};
 use crate::types::{Durability, ErrorCode, FileName, RelPath};
 
 /// How a tree is to be used.
@@ -98,7 +100,15 @@ impl Tree {
     /// # Errors
     /// As [`Tree::open`].
     pub fn check(path: &Path) -> Result<(), OpenError> {
-        open_top(path, StagingPlace::Directory).map(drop)
+        let top = open_top(path, StagingPlace::Directory)?;
+        find_staging(&top, &path.display().to_string()).map(drop)
+    }
+
+    /// The account and group that own the directory at `path`; `None` when it cannot be looked at.
+    pub fn owner(path: &Path) -> Option<(u32, u32)> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let stat = open(path, flags, Mode::empty()).and_then(fstat).ok()?;
+        Some((stat.st_uid, stat.st_gid))
     }
 
     /// Removes what unfinished transfers left behind, and gives how many they were.
@@ -210,10 +220,29 @@ impl Tree {
         Listing::new(directory).map_err(FsError::at("open the directory"))
     }
 
-    /// Opens a directory and makes what is missing on the way; `made` remembers what was made.
+    /// Whether a put may take this name as far as age goes: `Denied` when a file that was stored less
+    /// than `retain` ago has it.
+    ///
+    /// # Errors
+    /// That, or as stat(2); a name that is free is no error.
+    pub fn check_replaceable(
+        &self,
+        path: &RelPath,
+        retain: Option<Duration>,
+    ) -> Result<(), FsError> {
+        let (parent, name) = path.split_last();
+        match open_directory(&self.top, parent.as_ref()) {
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(FsError::at("open the directory")(error)),
+            Ok(parent) => existing_file(&parent, &name, retain).map(drop),
+        }
+    }
+
+    /// Opens a directory and makes what is missing on the way, as far as `parents` allows; `made` remembers what was made.
     pub(super) fn make_parents(
         &self,
         path: Option<&RelPath>,
+        parents: Parents,
         made: &mut Made,
     ) -> Result<OwnedFd, FsError> {
         let fail = FsError::at("make the directory");
@@ -221,13 +250,20 @@ impl Tree {
             Err(Errno::ENOENT) => {}
             opened => return opened.map_err(FsError::at("open the directory")),
         }
+        let least = match parents {
+            Parents::MustExist => usize::MAX,
+            Parents::Make => 0,
+            Parents::MakeFrom(least) => least,
+        };
         let mut directory = open_directory(&self.top, None).map_err(&fail)?;
-        for name in path.iter().flat_map(|path| path.components()) {
-            let is_new = match mkdirat(&directory, component(&name), self.directory_mode()) {
-                Ok(()) => true,
-                Err(Errno::EEXIST) => false,
-                Err(error) => return Err(fail(error)),
-            };
+        for (index, name) in path.iter().flat_map(|path| path.components()).enumerate() {
+            let may_make = index + 1 >= least;
+            let is_new = may_make
+                && match mkdirat(&directory, component(&name), self.directory_mode()) {
+                    Ok(()) => true,
+                    Err(Errno::EEXIST) => false,
+                    Err(error) => return Err(fail(error)),
+                };
             let next =
                 open_below(&directory, name.raw_bytes(), super::resolve::DIRECTORY, Mode::empty());
             let next = next.map_err(&fail)?;

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{KeyError, PrivateKey};
+use super::{KeyError, PrivateKey, parse_public_line};
 
 /// Bytes of the largest key file that is read.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
@@ -20,7 +20,7 @@ const KEY_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Error)]
 pub enum HostKeyError {
     /// It cannot be read or written.
-    #[error("host key {path}: {doing}: {source}")]
+    #[error("host key {path}: {doing}: {source}{}", hint(source))]
     Io {
         /// The file.
         path: String,
@@ -45,6 +45,14 @@ pub enum HostKeyError {
         /// Why.
         source: KeyError,
     },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make its directory, and give it to ftd's account",
+        io::ErrorKind::PermissionDenied => "; its directory must be ftd's account's own",
+        _ => "",
+    }
 }
 
 impl HostKeyError {
@@ -157,6 +165,9 @@ pub fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyError> {
     match read() {
         Err(error) => refuse(format!("read the private key: {error}")),
         Ok((stat, _)) if !stat.is_file() => refuse("it is not a regular file".to_owned()),
+        Ok((_, text)) if parse_public_line(&text).is_ok() => {
+            refuse("this is a public key; name the private one, the file without .pub".to_owned())
+        }
         Ok((stat, _)) if stat.uid() == geteuid().as_raw() && stat.mode() & 0o077 != 0 => {
             refuse(format!(
                 "its mode {:04o} lets others read the private key; run: chmod 600 {name}",

@@ -1,6 +1,7 @@
 //! A file on its way in: from a channel of parts to a committed name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -24,6 +25,8 @@ pub struct Incoming {
     pub bytes_max: u64,
     /// What may happen to a name that is taken.
     pub overwrite: Overwrite,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain: Option<Duration>,
     /// What to do about missing parent directories.
     pub parents: Parents,
     /// Permission bits, before the umask.
@@ -143,6 +146,9 @@ impl<S: Sink> Progress<S> {
                 return Err(TransferError::ReplaceOnly);
             }
             (Err(error), _) if error.code() != ErrorCode::NotFound => return Err(error.into()),
+            (Ok(_), _) if self.incoming.retain.is_some() => {
+                self.store.check_replaceable(target, self.incoming.retain)?;
+            }
             _ => {}
         }
         let mut staging = self.store.stage()?;
@@ -155,6 +161,7 @@ impl<S: Sink> Progress<S> {
     fn finish(&self, staged: Staged<S::Staging>, seal: Seal) -> Result<Committed, TransferError> {
         let terms = Terms {
             replace: self.incoming.overwrite != Overwrite::Never,
+            retain: self.incoming.retain,
             parents: self.incoming.parents,
             mode: self.incoming.mode,
             mtime_ns: self.incoming.mtime_ns,

@@ -1,8 +1,10 @@
 //! What a transfer needs of a place that keeps files.
 
+use std::time::Duration;
+
 use crate::fsroot::{
-    Entry, FsError, Listing, OpenFile, Parents, Publish, Published, Staging as StagingFile, Stat,
-    Tree,
+    Entry, FsError, Listing, Moving, OpenFile, Parents, Publish, Published, Staging as StagingFile,
+    Stat, Tree,
 };
 use crate::types::RelPath;
 
@@ -17,6 +19,10 @@ pub trait Sink: Send + Sync + 'static {
     fn stage(&self) -> Result<Self::Staging, FsError>;
     /// Describes a name; `None` is the top.
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError>;
+    /// Refuses early what the commit would: a name whose file was stored less than `retain` ago.
+    fn check_replaceable(&self, _path: &RelPath, _retain: Option<Duration>) -> Result<(), FsError> {
+        Ok(())
+    }
 }
 
 /// A place that keeps files by name: the confined tree, and in the tests one that fails on demand.
@@ -30,12 +36,12 @@ pub trait Store: Sink {
     fn open(&self, path: &RelPath) -> Result<Self::Source, FsError>;
     /// Makes a directory; gives how many were made.
     fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError>;
-    /// Removes the name of what is no directory.
-    fn remove(&self, path: &RelPath) -> Result<(), FsError>;
+    /// Removes the name of what is no directory and was not stored less than `retain` ago.
+    fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError>;
     /// Removes an empty directory.
     fn remove_directory(&self, path: &RelPath) -> Result<(), FsError>;
     /// Changes a name; gives whether a file was replaced.
-    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError>;
+    fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError>;
     /// Reads a directory; `None` is the top.
     fn list(&self, path: Option<&RelPath>) -> Result<Self::Listing, FsError>;
 }
@@ -70,6 +76,10 @@ impl Sink for Tree {
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
         Tree::stat(self, path)
     }
+
+    fn check_replaceable(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
+        Tree::check_replaceable(self, path, retain)
+    }
 }
 
 impl Store for Tree {
@@ -84,16 +94,16 @@ impl Store for Tree {
         Tree::make_directory(self, path, parents)
     }
 
-    fn remove(&self, path: &RelPath) -> Result<(), FsError> {
-        Tree::remove(self, path)
+    fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
+        Tree::remove(self, path, retain)
     }
 
     fn remove_directory(&self, path: &RelPath) -> Result<(), FsError> {
         Tree::remove_directory(self, path)
     }
 
-    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError> {
-        Tree::rename(self, from, to, replace)
+    fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
+        Tree::rename(self, from, to, terms)
     }
 
     fn list(&self, path: Option<&RelPath>) -> Result<Listing, FsError> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, tell};
 use crate::types::{Escaped, Sha256Digest};
 use bars::{Bar, Bars};
 use events::Event;
@@ -252,7 +252,7 @@ impl Report {
     /// A line for people, unless they want to hear nothing.
     pub fn say(&self, text: &str) {
         if !self.0.style.quiet && self.0.style.events.is_none() {
-            self.0.bars.suspend(|| eprintln!("{text}"));
+            self.0.bars.suspend(|| tell(format_args!("{text}")));
         }
     }
 
@@ -260,7 +260,7 @@ impl Report {
     pub fn explain(&self, text: impl FnOnce() -> String) {
         if self.0.style.verbose {
             let text = text();
-            self.0.bars.suspend(|| eprintln!("ftc: {text}"));
+            self.0.bars.suspend(|| tell(format_args!("ftc: {text}")));
         }
     }
 
@@ -295,7 +295,7 @@ impl Report {
             let line = event().line();
             match stream {
                 Stream::Out => super::print(&line),
-                Stream::Err => eprint!("{line}"),
+                Stream::Err => tell(format_args!("{}", line.trim_end())),
             }
         }
     }

@@ -192,7 +192,7 @@ impl Shell {
             () = super::interrupted() => {
                 // What was under way counts as cut, so that it can be resumed.
                 self.job.drop_lines();
-                eprintln!("ftc: interrupted");
+                super::exit::tell(format_args!("ftc: interrupted"));
                 Exit::Interrupted
             }
         };
