@@ -34,6 +34,7 @@ impl<S: Sink> Landing<S> {
             bytes_max: u64::MAX,
             overwrite: self.overwrite,
             retain: None,
+            keep: None,
             parents: Parents::Make,
             mode: self.preserve.then_some(info.mode),
             mtime_ns: self.preserve.then_some(info.mtime_ns),
@@ -79,7 +80,7 @@ async fn attempt<S: Sink>(
     meter: &Meter,
 ) -> Result<Committed, Failure> {
     let line = route.job.line(&route.server, route.lane).await?;
-    let request = Request::Get { path: wire(&route.path) };
+    let request = Request::Get { path: wire(&route.path), offset: 0, version: None };
     let Download { info, parts, why, stop } = line.get(&request, meter).await?;
     let incoming = landing.incoming(&info);
     match receive(Arc::clone(&landing.store), incoming, parts, workers).await {

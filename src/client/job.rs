@@ -302,6 +302,13 @@ impl Patience {
         (self.since, self.tries) = (None, 0);
     }
 
+    /// Waits before the same is tried again; `false` when that has gone on for too long.
+    pub async fn wait(&mut self) -> bool {
+        let Some(pause) = self.pause() else { return false };
+        tokio::time::sleep(pause).await;
+        true
+    }
+
     /// How long to wait now: longer every time, and never the same for two clients of one server.
     fn pause(&mut self) -> Option<Duration> {
         let since = *self.since.get_or_insert_with(Instant::now);

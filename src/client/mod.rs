@@ -21,8 +21,10 @@ mod operand;
 mod put;
 mod remote;
 mod report;
+mod resume;
 mod settings;
 mod shell;
+mod state;
 mod upload;
 mod verify;
 

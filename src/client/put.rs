@@ -19,6 +19,7 @@ use super::local::walk::{Found, Leaf, walk};
 use super::local::{Input, Named, Witness, open_failure};
 use super::operand::{Remote, Server};
 use super::report::{Action, Item};
+use super::resume::resumable;
 use super::upload::{Route, Stream, digest, remote_seal, stream, whole};
 use crate::proto::{Answer, EntryType, PutRequest, Request};
 use crate::transfer::{Pool, Seal, Workers};
@@ -105,6 +106,8 @@ impl Put {
             mode: kept.map(|witness| witness.mode),
             mtime_ns: kept.map(|witness| witness.mtime_ns),
             replace: !self.how.no_clobber,
+            resumable: false,
+            resume: None,
         }
     }
 
@@ -333,7 +336,11 @@ impl Put {
         let meter = self.job.report.start(item.clone(), Some(witness.bytes));
         let request = self.request(&route.path, Some(&witness));
         let input = Stream { input, end: None };
-        let outcome = stream(&route, request, input, &meter).await;
+        let outcome = if self.how.no_resume {
+            stream(&route, request, input, &meter).await
+        } else {
+            resumable(&route, request, input, &meter).await
+        };
         meter.clear();
         match outcome {
             Ok(done) => {
@@ -381,12 +388,22 @@ impl Put {
         Ok(false)
     }
 
-    /// The server's verdict on a put that is not made.
-    async fn check(&self, route: &Route, _bytes: u64) -> Result<bool, Failure> {
-        let request = Request::Stat { path: Some(wire(&route.path)) };
+    /// The server's verdict on a put that is not made: whether a file would be replaced.
+    async fn check(&self, route: &Route, bytes: u64) -> Result<bool, Failure> {
+        let request = Request::Check {
+            path: wire(&route.path),
+            bytes: Some(bytes),
+            replace: !self.how.no_clobber,
+        };
         match self.job.ask(&self.server, &request).await {
-            Err(failure) if failure.code == Some(ErrorCode::NotFound) => Ok(false),
-            outcome => outcome.map(|_| true),
+            Ok(Answer::Check(found)) => Ok(found.exists),
+            Ok(_) => {
+                Err(Failure::new(Exit::Protocol, "the server's answer is not to what was asked"))
+            }
+            Err(failure) if failure.code == Some(ErrorCode::Protocol) => Err(failure
+                .doing("the server is too old to judge a put that is not made")
+                .hint("leave -n away, or look yourself with: ftc stat")),
+            Err(failure) => Err(failure),
         }
     }
 

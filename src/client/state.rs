@@ -3,9 +3,13 @@
 //! *Shape*: a JSON file for each upload below `ftc/uploads` in the user's state directory, named after
 //! the server and the path. It holds the state of SHA-256 at some offsets, the last ones, and counts only
 //! while the local file is what it was. Losing it costs time and nothing else.
-#![expect(clippy::disallowed_methods, reason = "the client's own files, in the user's state directory")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the client's own files, in the user's state directory"
+)]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::digest::common::hazmat::SerializableState as _;
@@ -21,6 +25,8 @@ use crate::types::{RelPath, Sha256Digest};
 pub const STEP: u64 = 64 * 1024 * 1024;
 /// Points that are kept: the server's may be that many steps behind.
 const POINTS_MAX: usize = 32;
+/// How long a file is kept that nobody goes on with.
+const KEPT: Duration = Duration::from_hours(24 * 30);
 /// The version of the files.
 const VERSION: u32 = 1;
 
@@ -57,7 +63,8 @@ impl Progress {
             let record: Record = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
             (record.version == VERSION && record.witness == *witness).then_some(record)
         });
-        let fresh = || Record { version: VERSION, witness: *witness, points: Vec::new(), sealed: None };
+        let fresh =
+            || Record { version: VERSION, witness: *witness, points: Vec::new(), sealed: None };
         Self { file, record: record.unwrap_or_else(fresh) }
     }
 
@@ -105,11 +112,24 @@ impl Progress {
     fn save(&self) {
         let Some(file) = &self.file else { return };
         make_private(file);
+        forget_old(file);
         let new = file.with_extension(format!("{}.new", std::process::id()));
         if let Ok(text) = serde_json::to_vec(&self.record)
             && std::fs::write(&new, text).is_ok()
         {
             let _ = std::fs::rename(&new, file);
         }
+    }
+}
+
+/// Removes what nobody has touched for a month.
+fn forget_old(file: &std::path::Path) {
+    let old = |entry: &std::fs::DirEntry| {
+        let modified = entry.metadata().and_then(|meta| meta.modified()).ok();
+        modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > KEPT)
+    };
+    let entries = file.parent().and_then(|directory| std::fs::read_dir(directory).ok());
+    for entry in entries.into_iter().flatten().flatten().filter(old) {
+        let _ = std::fs::remove_file(entry.path()); // Another process may have been first.
     }
 }

@@ -1,7 +1,7 @@
 //! One file on its way to a server: in one go if it is small, in a stream if it is not, and again when
 //! the connection is lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -13,7 +13,8 @@ use super::job::Job;
 use super::local::{Input, batch};
 use super::operand::Server;
 use super::report::{Done, Meter};
-use crate::proto::{Answer, PutRequest, Request, Stored};
+use super::state::{Progress, STEP};
+use crate::proto::{Answer, PutRequest, Request, Stored, Trailer};
 use crate::transfer::{PARTS_MAX, Seal, Share};
 use crate::types::limits::BUFFER_BYTES;
 use crate::types::{ErrorCode, RelPath, Sha256Digest};
@@ -32,12 +33,12 @@ pub struct Route {
 }
 
 impl Route {
-    async fn line(&self) -> Result<Line, Failure> {
+    pub(super) async fn line(&self) -> Result<Line, Failure> {
         self.job.line(&self.server, self.lane).await
     }
 
     /// Whether exactly this is what stands there: after an answer was lost.
-    async fn is_there(&self, seal: Seal) -> Option<Done> {
+    pub(super) async fn is_there(&self, seal: Seal) -> Option<Done> {
         let request = Request::Stat { path: Some(wire(&self.path)) };
         match self.line().await.ok()?.ask(&request).await.ok()? {
             Answer::Stat(stat)
@@ -87,7 +88,7 @@ pub async fn whole(
 }
 
 /// What the server says it has must be what was sent.
-fn stored(answer: Answer, seal: Seal, resumed: u64) -> Result<Done, Failure> {
+pub(super) fn stored(answer: Answer, seal: Seal, resumed: u64) -> Result<Done, Failure> {
     match answer {
         Answer::Stored(stored) => {
             let Stored { bytes, sha256, mtime_ns, replaced } = stored;
@@ -111,8 +112,19 @@ pub struct Stream {
     pub end: Option<Box<dyn FnOnce() -> Result<(), Failure> + Send>>,
 }
 
+/// Where the content of an attempt begins.
+#[derive(Default)]
+pub(super) struct Start {
+    /// The first byte.
+    pub offset: u64,
+    /// The hash over what comes before.
+    pub hasher: Sha256,
+    /// Where it is told how far the hash has got, for another attempt.
+    pub progress: Option<Arc<Mutex<Progress>>>,
+}
+
 /// How an attempt ended.
-enum Ended {
+pub(super) enum Ended {
     /// The server's word.
     Answered(Result<Answer, Failure>),
     /// Everything was sent, this; and the server's word.
@@ -135,7 +147,7 @@ pub async fn stream(
     let mut patience = route.job.patience();
     loop {
         let attempt = match route.line().await {
-            Ok(line) => attempt(&line, request.clone(), &mut stream, meter).await,
+            Ok(line) => attempt(&line, request.clone(), &mut stream, Start::default(), meter).await,
             Err(failure) => Ended::Answered(Err(failure)),
         };
         let (outcome, seal) = match attempt {
@@ -167,16 +179,22 @@ pub async fn stream(
 }
 
 /// Sends a stream once.
-async fn attempt(line: &Line, request: PutRequest, stream: &mut Stream, meter: &Meter) -> Ended {
+pub(super) async fn attempt(
+    line: &Line,
+    request: PutRequest,
+    stream: &mut Stream,
+    start: Start,
+    meter: &Meter,
+) -> Ended {
     let mut upload = match line.put(request).await {
         Ok(upload) => upload,
         Err(failure) => return Ended::Answered(Err(failure)),
     };
     let (sender, mut chunks) = mpsc::channel(PARTS_MAX);
     let (share, runtime) = (line.share().clone(), Handle::current());
-    let (input, hasher) = (stream.input.clone(), Sha256::new());
+    let (input, progress) = (stream.input.clone(), start.progress.clone());
     let reading = tokio::task::spawn_blocking(move || {
-        read(&input, hasher, 0, &Reading { share, runtime, sender })
+        read(&input, start, &Reading { share, runtime, sender })
     });
     loop {
         tokio::select! {
@@ -209,6 +227,9 @@ async fn attempt(line: &Line, request: PutRequest, stream: &mut Stream, meter: &
     match ended {
         Ok(seal) => {
             meter.say("committing");
+            if let Some(progress) = progress {
+                lock(&progress).seal(Trailer { bytes: seal.bytes, sha256: seal.digest });
+            }
             Ended::Sealed(seal, upload.finish(seal).await)
         }
         Err(failure) => {
@@ -225,13 +246,14 @@ struct Reading {
     sender: mpsc::Sender<Chunk>,
 }
 
-/// Reads from `offset` to the end, hashing, and hands on what it reads.
-fn read(
-    input: &Input,
-    mut hasher: Sha256,
-    mut offset: u64,
-    reading: &Reading,
-) -> Result<Seal, Failure> {
+pub(super) fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads to the end, hashing, and hands on what it reads.
+fn read(input: &Input, start: Start, reading: &Reading) -> Result<Seal, Failure> {
+    let Start { mut offset, mut hasher, progress } = start;
+    let mut told = offset;
     let fail = |error: std::io::Error| {
         Failure::new(Exit::Other, error.to_string()).doing("read what is to be sent")
     };
@@ -252,6 +274,10 @@ fn read(
         buffer.advance(read);
         hasher.update(buffer.content());
         offset += read as u64;
+        if let Some(progress) = progress.as_ref().filter(|_| offset - told >= STEP) {
+            lock(progress).add(offset, &hasher);
+            told = offset;
+        }
         if reading.sender.blocking_send(Chunk::new(&Arc::new(buffer), 0..read)).is_err() {
             break; // Nobody wants it any more.
         }

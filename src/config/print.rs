@@ -34,6 +34,7 @@ impl Settings {
         size(&mut out, &Limits::HANDSHAKE_TIMEOUT, limits.handshake_timeout);
         size(&mut out, &Limits::IDLE_TIMEOUT, limits.idle_timeout);
         size(&mut out, &Limits::STALL_TIMEOUT, limits.stall_timeout);
+        size(&mut out, &Limits::RESUME_EXPIRY, limits.resume_expiry);
         size(&mut out, &Limits::DRAIN_TIMEOUT, limits.drain_timeout);
         for User { principal, keys, uids } in &self.users {
             out.push_str("\n[[user]]\n");

@@ -68,6 +68,7 @@ section! {
         handshake_timeout = "handshake-timeout",
         idle_timeout = "idle-timeout",
         stall_timeout = "stall-timeout",
+        resume_expiry = "resume-expiry",
         drain_timeout = "drain-timeout",
     }
 }

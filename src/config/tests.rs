@@ -109,6 +109,7 @@ file-workers = 256
 handshake-timeout = "1s"
 idle-timeout = "1day"
 stall-timeout = "90s"
+resume-expiry = "1h"
 drain-timeout = "0s"
 [[user]]
 name = "a.b_c-9"
@@ -141,6 +142,7 @@ allow = ["get"]
             handshake_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_hours(24),
             stall_timeout: Duration::from_secs(90),
+            resume_expiry: Duration::from_hours(1),
             drain_timeout: Duration::ZERO,
         },
         users: vec![
@@ -169,7 +171,7 @@ const TOP: &str =
     "possible here are root, listen, host-key, durability, sandbox, umask, limits, user";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
-        stall-timeout, drain-timeout";
+        stall-timeout, resume-expiry, drain-timeout";
 const IN_USER: &str = "possible here are name, keys, unix, home, allow, retain, path";
 const IN_PATH: &str = "possible here are match, allow, retain";
 const RIGHTS: &str = "get, list, create, replace, remove, rename, mkdir";
@@ -643,6 +645,7 @@ fn a_reload_names_what_it_cannot_take() {
                     handshake_timeout: Duration::ZERO,
                     idle_timeout: Duration::ZERO,
                     stall_timeout: Duration::ZERO,
+                    resume_expiry: Duration::from_hours(1),
                     drain_timeout: Duration::ZERO,
                 }
             },
@@ -672,11 +675,13 @@ prop_compose! {
         handshake_timeout in any_time(Limits::HANDSHAKE_TIMEOUT),
         idle_timeout in any_time(Limits::IDLE_TIMEOUT),
         stall_timeout in any_time(Limits::STALL_TIMEOUT),
+        resume_expiry in any_time(Limits::RESUME_EXPIRY),
         drain_timeout in any_time(Limits::DRAIN_TIMEOUT),
     ) -> Limits {
         Limits {
             max_file_size, connections, connections_per_user, requests_per_connection,
             buffer_memory, file_workers, handshake_timeout, idle_timeout, stall_timeout,
+            resume_expiry,
             drain_timeout,
         }
     }

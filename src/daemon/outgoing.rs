@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::session::Session;
 use crate::fsroot::{Entry, Kind as FileKind, Stat};
 use crate::proto::{
-    Abort, Answer, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed, Made,
-    Renamed, StatInfo, Stored, Trailer, WirePath,
+    Abort, Answer, CheckInfo, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed,
+    Made, Renamed, ResumeInfo, StatInfo, Stored, Trailer, WirePath,
 };
 use crate::transfer::{Committed, Part, Store, TransferError};
 use crate::types::Escaped;
@@ -31,6 +31,10 @@ pub(super) enum Final {
     },
     /// A file's digest.
     Digest(DigestInfo),
+    /// What is kept of an upload.
+    Resume(ResumeInfo),
+    /// A put would be taken.
+    Check(CheckInfo),
     /// A failure.
     Error(ErrorMessage),
     /// The refusal of one request too many, which never counted as running.
@@ -59,6 +63,8 @@ pub(super) fn answer<S: Store>(
         Final::Made(directories) => Answer::Made(Made { directories }),
         Final::Renamed { replaced } => Answer::Renamed(Renamed { replaced }),
         Final::Digest(info) => Answer::Digest(info),
+        Final::Resume(info) => Answer::Resume(info),
+        Final::Check(info) => Answer::Check(info),
         Final::Error(message) | Final::NotAdmitted(message) => {
             return writer.control(Kind::Error, id, &message);
         }
@@ -80,8 +86,8 @@ pub(super) fn part<S: Store>(
         return Ok(());
     }
     match part {
-        Part::Begin(stat) => {
-            let file = FileInfo { bytes: stat.bytes, mode: stat.mode, mtime_ns: stat.mtime_ns };
+        Part::Begin(Stat { bytes, mode, mtime_ns, .. }, version) => {
+            let file = FileInfo { bytes, mode, mtime_ns, version };
             writer.control(Kind::Answer, id, &Answer::File(file))
         }
         Part::Data(buffer) => writer.content(id, buffer.content()),

@@ -19,7 +19,7 @@ use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
     UPLOADS_MAX, VERSION,
 };
-use crate::transfer::{Buffer, PARTS_MAX, Part, Seal, Store};
+use crate::transfer::{Buffer, PARTS_MAX, Part, Seal, Store, TransferError};
 use crate::types::limits::{BUFFER_BYTES, CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
@@ -300,13 +300,16 @@ impl<S: Store> Session<S> {
                 }
             }
             Event::Cancelled(running) => {
-                let was_upload = intake.uploads.remove(&id).is_some(); // The closed channel ends it.
+                let upload = intake.uploads.remove(&id);
+                let was_upload = upload.is_some();
+                if let Some(upload) = upload {
+                    // Said, because a channel that just closes is a cut, of which something may be kept.
+                    let _ = upload.parts.send(Part::Failed(TransferError::Aborted)).await;
+                    reader.resume(); // The wait was ours.
+                }
                 if let Some(task) = intake.tasks.remove(&id).filter(|_| running && !was_upload) {
                     task.abort();
-                    let _ = self
-                        .parts
-                        .send((id, Part::Failed(crate::transfer::TransferError::Aborted)))
-                        .await;
+                    let _ = self.parts.send((id, Part::Failed(TransferError::Aborted))).await;
                 }
             }
         }
@@ -367,7 +370,8 @@ impl<S: Store> Session<S> {
 
     async fn put(self: &Arc<Self>, id: u32, put: PutRequest, uploads: &mut HashMap<u32, Upload>) {
         let Some(user) = self.user() else { return };
-        let due = put.bytes;
+        let there = put.resume.as_ref().map_or(0, |resume| resume.offset);
+        let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
         let bytes_max = self.server.live.borrow().settings.limits.max_file_size;
         match verbs::admit_put(&user, &put, bytes_max) {
             Ok(admitted) => {

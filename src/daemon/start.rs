@@ -16,7 +16,7 @@ use super::listener::Bound;
 use super::settings::{self, ConfigFile};
 use super::{lifecycle, logging, sandbox};
 use crate::config::{SandboxMode, Settings};
-use crate::fsroot::{Options, StagingPlace, Tree};
+use crate::fsroot::{Options, StagingPlace, Stale, Tree};
 use crate::identity::{
     fingerprint, load_host_key, load_or_create_host_key, public_line, server_config,
 };
@@ -144,7 +144,7 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         .map(Bound::bind)
         .collect::<Result<_, _>>()
         .map_err(Failure::other)?;
-    let tree = open_tree(&settings)?;
+    let (tree, stale) = open_tree(&settings)?;
     let report = confine(&settings, file, &tree)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -158,14 +158,23 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         let tested = runtime.block_on(runtime.spawn_blocking(sandbox::self_test));
         tested.map_err(Failure::other)?.map_err(Failure::other)?;
     }
-    let served = lifecycle::run(Arc::new(tree), bound, tls, file.clone(), settings, report);
+    let tree = Arc::new(tree);
+    let sweeper = Arc::clone(&tree);
+    runtime.spawn_blocking(move || {
+        let swept = sweeper.sweep(&stale);
+        if swept > 0 {
+            tracing::info!(swept, "removed what unfinished transfers had left");
+        }
+    });
+    let served = lifecycle::run(tree, bound, tls, file.clone(), settings, report);
     let served = runtime.block_on(served);
-    // Whoever was not done within the drain time is cut off; staged files go with the next start.
+    // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     served.map_err(Failure::other)
 }
 
-fn open_tree(settings: &Settings) -> Result<Tree, Failure> {
+/// Opens the tree; what is stale in it is removed when the daemon serves already.
+fn open_tree(settings: &Settings) -> Result<(Tree, Stale), Failure> {
     let options = Options {
         staging: StagingPlace::Directory,
         umask: settings.umask,
@@ -173,11 +182,8 @@ fn open_tree(settings: &Settings) -> Result<Tree, Failure> {
     };
     let tree = Tree::open(&settings.root, options)
         .map_err(|error| Failure::config(format!("root {error}")))?;
-    let swept = tree.sweep().map_err(Failure::other)?;
-    if swept > 0 {
-        tracing::info!(swept, "removed what unfinished transfers had left");
-    }
-    Ok(tree)
+    let stale = tree.recover(settings.limits.resume_expiry).map_err(Failure::other)?;
+    Ok((tree, stale))
 }
 
 fn confine(settings: &Settings, file: &ConfigFile, tree: &Tree) -> Result<String, Failure> {

@@ -6,15 +6,15 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::changes;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
+use super::{changes, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
-    Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send,
+    Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send_from,
 };
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
@@ -46,8 +46,10 @@ pub(super) fn admit_put(
     if put.mode.is_some_and(|mode| mode > 0o777) {
         return Err((ErrorCode::Protocol, "the mode has bits outside 0777".to_owned()));
     }
+    let target = path.below(user.principal.home.as_ref());
+    let keep = resume::keep(user, &target, put)?;
     let incoming = Incoming {
-        target: path.below(user.principal.home.as_ref()),
+        target,
         announced: put.bytes,
         bytes_max,
         overwrite: grant.overwrite,
@@ -55,6 +57,7 @@ pub(super) fn admit_put(
         parents: parents(user, &grant),
         mode: put.mode,
         mtime_ns: put.mtime_ns,
+        keep,
     };
     Ok((incoming, grant))
 }
@@ -103,14 +106,21 @@ pub(super) fn start<S: Store>(
 ) -> Option<AbortHandle> {
     let only_reads = matches!(
         request,
-        Request::Get { .. } | Request::List { .. } | Request::Stat { .. } | Request::Digest { .. }
+        Request::Get { .. }
+            | Request::List { .. }
+            | Request::Stat { .. }
+            | Request::Digest { .. }
+            | Request::Resume { .. }
+            | Request::Check { .. }
     );
     let session = Arc::clone(session);
     let task = tokio::spawn(async move {
         let _busy = session.server.busy.clone();
         let job = |verb| Job::new(&session, &user, id, verb);
         let outcome = match request {
-            Request::Get { path } => get(job("get"), &path).await,
+            Request::Get { path, offset, version } => {
+                get(job("get"), &path, offset, version.as_deref()).await
+            }
             Request::List { path } => list_directory(job("list"), path.as_ref()).await,
             Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
             Request::Remove { path } => changes::remove(job("remove"), &path).await,
@@ -121,6 +131,10 @@ pub(super) fn start<S: Store>(
             }
             Request::Digest { path, reread } => {
                 changes::tell_digest(job("digest"), &path, reread).await
+            }
+            Request::Resume { path } => resume::tell(job("resume"), &path).await,
+            Request::Check { path, bytes, replace } => {
+                resume::tell_check(job("check"), path, bytes, replace).await
             }
             Request::Put(_) | Request::Unknown => Ok(()), // The session deals with these.
         };
@@ -177,6 +191,15 @@ impl<'a, S: Store> Job<'a, S> {
             parsed.check_creatable().map_err(bad_name)?;
             Ok((self.at_home(&parsed), grant))
         })
+    }
+
+    /// Decides over a put that is only asked about.
+    ///
+    /// # Errors
+    /// As [`Job::admit`].
+    pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
+        let bytes_max = self.session.server.live.borrow().settings.limits.max_file_size;
+        self.logged(&put.path, || admit_put(self.user, put, bytes_max))
     }
 
     /// The same for the two names of a rename.
@@ -256,16 +279,30 @@ impl<'a, S: Store> Job<'a, S> {
     }
 }
 
-async fn get<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
+async fn get<S: Store>(
+    job: Job<'_, S>,
+    path: &WirePath,
+    offset: u64,
+    version: Option<&str>,
+) -> Result<(), Refusal> {
+    if offset > 0 && version.is_none() {
+        let told = "an offset means something only with the version that it is of";
+        return Err((ErrorCode::Protocol, told.to_owned()));
+    }
     let (target, grant) = job.admit(path, |path| Action::Get { path })?;
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let outcome = async {
         let wanted = target.clone();
         let source = job.on_disk(move |store| store.open(&wanted)).await?;
-        if let Some(stat) = source.stat() {
-            outbox.send(Part::Begin(stat.clone())).await?;
+        let is_other = version.is_some_and(|version| version != source.version());
+        if is_other || source.stat().is_some_and(|stat| stat.bytes < offset) {
+            return Err(TransferError::Changed);
         }
-        send(source, outbox.clone(), job.user.share.clone(), &job.user.workers).await
+        if let Some(stat) = source.stat() {
+            outbox.send(Part::Begin(stat.clone(), source.version())).await?;
+        }
+        let (share, workers) = (job.user.share.clone(), &job.user.workers);
+        send_from(source, offset, outbox.clone(), share, workers).await
     };
     let outcome = outcome.await;
     log(&job, Some(&target), None, outcome.as_ref().map(|seal| Some(*seal)));

@@ -8,10 +8,11 @@ use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::commit::{Parents, existing_file};
+use super::made::{Made, Place};
 use super::resolve::{component, open_directory};
 use super::retain::{check_age, check_movable};
-use super::staging::{Parents, existing_file};
-use super::tree::{Made, Tree};
+use super::tree::Tree;
 use super::{FsError, Kind, Stat};
 use crate::types::{ErrorCode, FileName, RelPath};
 
@@ -65,15 +66,17 @@ impl Tree {
         let mut made = Made::default();
         let outcome = match parents {
             Parents::MustExist => {
-                let (parent, name) = self.parent_of(path, "make the directory")?;
-                self.make_one(parent, &name, &mut made)
+                let (parent_path, name) = path.split_last();
+                self.open_parent(parent_path.as_ref(), &mut made)
+                    .map_err(FsError::at("make the directory"))
+                    .and_then(|parent| self.make_one(&parent, &name, &mut made))
             }
             making => self.make_parents(Some(path), making, &mut made).map(drop),
         };
         match outcome.and_then(|()| made.flush(self)) {
             Ok(()) => Ok(made.count()),
             Err(error) => {
-                made.undo();
+                made.undo(self);
                 Err(error)
             }
         }
@@ -94,14 +97,29 @@ impl Tree {
             return Err(FsError::new(ErrorCode::BadName, doing, None));
         }
         let (source, old) = self.parent_of(from, doing)?;
-        let (target, new) = self.parent_of(to, doing)?;
+        let mut above = Made::default();
+        let (target_path, new) = to.split_last();
+        let target = self.open_parent(target_path.as_ref(), &mut above).map_err(&fail)?;
         let moved = look(&source, &old).map_err(&fail)?;
         let is_directory = Stat::of(&moved).kind == Kind::Directory;
         check_movable(&moved, terms.retain, doing)?;
         let may_replace = terms.replace && !is_directory;
         let replaced = may_replace && existing_file(&target, &new, terms.retain_target)?;
         let flags = if replaced { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
+        if replaced && from == to {
+            // Onto itself: the kernel does nothing, and there are no two names of which one must go.
+            return Ok(false);
+        }
+        // What is put into a directory under its new name counts only once that is flushed.
+        let place = is_directory.then(|| Place::new(&parents.1, &new));
+        if let Some(place) = &place {
+            self.announce(place);
+        }
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
+            if let Some(place) = &place {
+                self.unflushed.remove(place);
+            }
             match error {
                 Errno::EEXIST => {
                     FsError::new(ErrorCode::Exists, "rename: the new name is taken", None)
@@ -115,7 +133,10 @@ impl Tree {
         }
         // The new name first: a crash in between leaves both names, never none.
         self.flush_after(&target)?;
-        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
+        above.flush(self).map_err(FsError::after_the_rename)?;
+        if let Some(place) = &place {
+            self.unflushed.remove(place);
+        }
         if !same(&parents.0, &parents.1) {
             self.flush_after(&source)?;
         }

@@ -24,7 +24,12 @@ enum Open {
     Mkdir,
     Rename,
     Digest,
-    Get,
+    Resume,
+    Check,
+    /// A get, and where its content begins.
+    Get {
+        offset: u64,
+    },
     /// A get that was announced: the bytes that are still to come.
     Content {
         left: u64,
@@ -60,7 +65,9 @@ impl ClientState {
             self.last_id.checked_add(1).expect("a connection ends long before its ids do");
         let open = match request {
             Request::Put(_) => Open::Put,
-            Request::Get { .. } => Open::Get,
+            Request::Get { offset, .. } => Open::Get { offset: *offset },
+            Request::Resume { .. } => Open::Resume,
+            Request::Check { .. } => Open::Check,
             Request::List { .. } => Open::List,
             Request::Stat { .. } | Request::Unknown => Open::Stat,
             Request::Remove { .. } | Request::Rmdir { .. } => Open::Remove,
@@ -139,8 +146,12 @@ impl ClientState {
             }
         };
         let next = match (&reply, self.open.get(&id)) {
-            (Reply::Answer(Answer::File(file)), Some(Open::Get)) => {
-                Some(Open::Content { left: file.bytes })
+            (Reply::Answer(Answer::File(file)), Some(Open::Get { offset })) => {
+                let Some(left) = file.bytes.checked_sub(*offset) else {
+                    let rule = "the file ends before the offset";
+                    return Err(ProtocolError::OutOfOrder { kind, id, rule });
+                };
+                Some(Open::Content { left })
             }
             (Reply::Answer(Answer::Stored(_)), Some(Open::Put))
             | (Reply::Answer(Answer::Stat(_)), Some(Open::Stat))
@@ -149,6 +160,8 @@ impl ClientState {
             | (Reply::Answer(Answer::Made(_)), Some(Open::Mkdir))
             | (Reply::Answer(Answer::Renamed(_)), Some(Open::Rename))
             | (Reply::Answer(Answer::Digest(_)), Some(Open::Digest))
+            | (Reply::Answer(Answer::Resume(_)), Some(Open::Resume))
+            | (Reply::Answer(Answer::Check(_)), Some(Open::Check))
             | (Reply::Trailer(_) | Reply::Abort(_) | Reply::Error(_), _) => None,
             (Reply::Entries(_), Some(open)) => Some(*open),
             (Reply::Eof, _) => Some(Open::Ended),
@@ -248,7 +261,8 @@ mod tests {
         ];
         for (frames, ok, why) in rows {
             let mut state = ClientState::default();
-            assert_eq!(state.begin(&Request::Get { path: WirePath(b"x".to_vec()) }), 1);
+            let path = WirePath(b"x".to_vec());
+            assert_eq!(state.begin(&Request::Get { path, offset: 0, version: None }), 1);
             let outcome = frames
                 .iter()
                 .try_for_each(|(kind, id, payload)| feed(&mut state, *kind, *id, payload));

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::digest::hash_before;
 use super::staged::digest_of;
 use super::{Buffer, LINGER, Part, Seal, Share, Source, Store, TransferError, Workers};
 use crate::access::Hidden;
@@ -72,13 +73,32 @@ pub async fn send<F: Source>(
     share: Share,
     workers: &Workers,
 ) -> Result<Seal, TransferError> {
+    send_from(source, 0, outbox, share, workers).await
+}
+
+/// The same from `offset` on, which must not lie behind the end; the seal is of the whole. What comes
+/// before it is read only where no digest is kept.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_from<F: Source>(
+    mut source: F,
+    offset: u64,
+    outbox: Outbox,
+    share: Share,
+    workers: &Workers,
+) -> Result<Seal, TransferError> {
     let known = source.stat().and_then(|stat| stat.digest);
     let bytes = source.stat().map(|stat| stat.bytes);
-    let hasher = known.is_none().then(Sha256::new);
+    let mut hasher = known.is_none().then(Sha256::new);
+    if let Some(state) = hasher.take_if(|_| offset > 0) {
+        let (rest, state) = hash_before(source, state, offset, &share, workers).await?;
+        (source, hasher) = (rest, Some(state));
+    }
     let alive = Arc::new(());
     let wanted = Arc::downgrade(&alive);
-    let mut progress = Box::new(Progress { source, offset: 0, hasher, outbox, share, wanted });
-    let mut complete = bytes == Some(0);
+    let mut progress = Box::new(Progress { source, offset, hasher, outbox, share, wanted });
+    let mut complete = bytes == Some(offset);
     while !complete {
         let due = bytes.map_or(u64::MAX, |bytes| bytes - progress.offset);
         let slot = progress.outbox.slot(&progress.share, due).await?;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::access::{Hidden, Overwrite};
-use crate::fsroot::{FsError, Kind, Moving, Parents, Publish, Published};
+use crate::fsroot::{FsError, Kept, Kind, Moving, Owner, Parents, Publish, Published};
 use crate::types::{ErrorCode, RelPath, Sha256Digest};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -90,6 +90,18 @@ impl Sink for Memory {
 impl Store for Memory {
     type Source = MemorySource;
     type Listing = std::vec::IntoIter<Result<Entry, FsError>>;
+
+    fn kept(&self, _owner: &Owner) -> Result<Kept, FsError> {
+        Err(FsError::new(ErrorCode::NotFound, "kept", None))
+    }
+
+    fn check_room(&self, _target: &RelPath, _bytes: u64) -> Result<(), FsError> {
+        fail_if(self.fails == Some(Step::Reserve))
+    }
+
+    fn expire(&self, _age: Duration) -> usize {
+        0
+    }
 
     fn open(&self, path: &RelPath) -> Result<MemorySource, FsError> {
         fail_if(self.fails == Some(Step::Open))?;
@@ -187,6 +199,7 @@ fn incoming(name: &str, announced: Option<u64>) -> Result<Incoming, crate::types
         parents: Parents::Make,
         mode: None,
         mtime_ns: None,
+        keep: None,
     })
 }
 

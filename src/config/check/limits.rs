@@ -25,6 +25,7 @@ impl Check<'_> {
         let handshake = self.quantity("limits", raw.handshake_timeout, &Limits::HANDSHAKE_TIMEOUT);
         let idle = self.quantity("limits", raw.idle_timeout, &Limits::IDLE_TIMEOUT);
         let stall = self.quantity("limits", raw.stall_timeout, &Limits::STALL_TIMEOUT);
+        let resume_expiry = self.quantity("limits", raw.resume_expiry, &Limits::RESUME_EXPIRY);
         let drain = self.quantity("limits", raw.drain_timeout, &Limits::DRAIN_TIMEOUT);
         Some(Limits {
             max_file_size: max_file_size?,
@@ -36,6 +37,7 @@ impl Check<'_> {
             handshake_timeout: handshake?,
             idle_timeout: idle?,
             stall_timeout: stall?,
+            resume_expiry: resume_expiry?,
             drain_timeout: drain?,
         })
     }
