@@ -9,13 +9,14 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::cli::Copying;
-use super::download::{Landing, fetch};
+use super::download::{Landing, fetch, fetch_on};
 use super::exit::{Exit, Failure};
 use super::job::Job;
-use super::local::{Destination, Spool, Stdout, creatable, is_directory};
+use super::local::{Destination, Partial, Spool, Stdout, creatable, is_directory};
 use super::operand::Server;
 use super::remote::{Named, child, expand, list, stat};
 use super::report::{Action, Item};
+use super::state::STEP;
 use super::upload::{Route, remote_seal};
 use crate::access::Overwrite;
 use crate::fsroot::{Kind, Parents};
@@ -98,6 +99,8 @@ struct Wanted {
     remote: RelPath,
     local: RelPath,
     lane: usize,
+    /// Its size, if a listing told it.
+    bytes: Option<u64>,
 }
 
 impl Get {
@@ -129,7 +132,7 @@ impl Get {
         }
         let destination = Destination::of(Path::new(local), path.split_last().1.raw_bytes())?;
         let Some(target) = destination.name.clone() else { return Ok(()) };
-        let wanted = Wanted { remote: path, local: target, lane: 0 };
+        let wanted = Wanted { remote: path, local: target, lane: 0, bytes: None };
         self.note(self.file(wanted, &destination).await);
         Ok(())
     }
@@ -185,7 +188,8 @@ impl Get {
     }
 
     async fn file(&self, wanted: Wanted, destination: &Destination) -> Outcome {
-        let Wanted { remote, local, lane } = wanted;
+        let Wanted { remote, local, lane, bytes } = wanted;
+        let is_worth_it = bytes.is_none_or(|bytes| bytes >= STEP);
         let item = Item {
             action: Action::Get,
             path: remote.raw_bytes().to_vec(),
@@ -198,8 +202,17 @@ impl Get {
             Err(failure) => return Err((item, failure)),
         }
         let meter = self.job.report.start(item.clone(), None);
-        let landing = self.landing(Arc::clone(&destination.tree), local);
-        let outcome = fetch(&route, &landing, &self.workers, &meter).await;
+        let partial = Partial::new(&destination.tree, &self.server, &route.path);
+        let outcome = match partial.filter(|_| !self.how.no_resume && is_worth_it) {
+            Some(partial) => {
+                let landing = self.landing(Arc::new(partial), local);
+                fetch_on(&route, &landing, &self.workers, &meter).await
+            }
+            None => {
+                let landing = self.landing(Arc::clone(&destination.tree), local);
+                fetch(&route, &landing, &self.workers, &meter).await
+            }
+        };
         meter.clear();
         match outcome {
             Ok(done) => {
@@ -355,7 +368,7 @@ impl Get {
         match entry.kind {
             EntryType::File => {
                 let is_large = entry.bytes.unwrap_or(0) > BUFFER_BYTES as u64;
-                Some((Wanted { remote, local, lane }, is_large))
+                Some((Wanted { remote, local, lane, bytes: entry.bytes }, is_large))
             }
             EntryType::Directory if pending.len() >= DIRECTORIES_MAX => {
                 let failure = Failure::new(Exit::Other, "more directories than we can hold");

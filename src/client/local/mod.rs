@@ -1,9 +1,11 @@
 //! The user's own side: files that are read for a put, the directory that a get lands in.
 
 pub mod batch;
+mod partial;
 mod stdout;
 pub mod walk;
 
+pub use partial::Partial;
 pub use stdout::{Spool, Stdout};
 
 use std::ffi::OsStr;
