@@ -82,7 +82,7 @@ pub fn client_session(data: &[u8]) {
     let mut state = ClientState::default();
     let path = || WirePath(b"x".to_vec());
     for request in [
-        Request::Get { path: path() },
+        Request::Get { path: path(), offset: 0, version: None },
         Request::List { path: None },
         Request::Stat { path: Some(path()) },
         Request::Remove { path: path() },

@@ -226,11 +226,10 @@ pub(super) async fn attempt(
     };
     match ended {
         Ok(seal) => {
-            meter.say("committing");
             if let Some(progress) = progress {
                 lock(&progress).seal(Trailer { bytes: seal.bytes, sha256: seal.digest });
             }
-            Ended::Sealed(seal, upload.finish(seal).await)
+            Ended::Sealed(seal, upload.finish(seal, meter.clone()).await)
         }
         Err(failure) => {
             upload.abort(failure.message.clone()).await;

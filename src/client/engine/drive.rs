@@ -76,6 +76,11 @@ async fn write(
             match step {
                 Step::Control(kind, id, json) => writer.raw_control(kind, id, &json)?,
                 Step::Empty(kind, id) => writer.empty(kind, id)?,
+                Step::Trailer(id, Seal { bytes, digest }, meter) => {
+                    writer.empty(Kind::Eof, id)?;
+                    writer.control(Kind::Trailer, id, &Trailer { bytes, sha256: digest })?;
+                    meter.say("committing");
+                }
                 Step::Close => return writer.flush().await,
                 Step::Data(id, content, meter) => {
                     for slice in content.bytes().chunks(throttle.slice()) {

@@ -23,7 +23,7 @@ use super::exit::{Exit, Failure};
 use super::report::Meter;
 use crate::proto::{
     Abort, Answer, ClientHello, ClientState, ErrorMessage, FileInfo, Kind, PutRequest, Request,
-    ServerHello, Trailer, VERSION, WirePath,
+    ServerHello, VERSION, WirePath,
 };
 use crate::transfer::{Buffer, PARTS_MAX, Part, Pool, Seal, Share};
 use crate::types::RelPath;
@@ -142,6 +142,7 @@ enum Step {
         seal: Seal,
         meter: Meter,
     },
+    Trailer(u32, Seal, Meter),
     Empty(Kind, u32),
     /// Say goodbye and stop.
     Close,
@@ -369,10 +370,8 @@ impl Upload {
     ///
     /// # Errors
     /// The server's word, or the connection's end.
-    pub async fn finish(mut self, seal: Seal) -> Result<Answer, Failure> {
-        self.line.step(Step::Empty(Kind::Eof, self.id)).await?;
-        let trailer = Trailer { bytes: seal.bytes, sha256: seal.digest };
-        self.control(Kind::Trailer, &trailer).await?;
+    pub async fn finish(mut self, seal: Seal, meter: Meter) -> Result<Answer, Failure> {
+        self.line.step(Step::Trailer(self.id, seal, meter)).await?;
         self.held = None;
         if let Some(slot) = self.line.0.table().slots.get_mut(&self.id) {
             slot.patience = COMMIT_TIMEOUT;

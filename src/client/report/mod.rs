@@ -22,6 +22,8 @@ use events::Event;
 
 /// How often a file's progress is an event.
 const EVENT_EVERY: Duration = Duration::from_secs(1);
+/// Files that are at least so large tell what is being waited for at their end.
+const PHASE_LEAST: u64 = 1024 * 1024;
 /// Files that are at least so large have a bar of their own.
 const BAR_LEAST: u64 = 4 * 1024 * 1024;
 
@@ -376,7 +378,7 @@ impl Meter {
             if let Some(bar) = &metered.bar {
                 bar.say(what);
             }
-            if metered.done.load(Ordering::Relaxed) >= BAR_LEAST {
+            if metered.done.load(Ordering::Relaxed) >= PHASE_LEAST {
                 metered.report.event(|| Event::phase(&metered.item, what));
             }
         }
