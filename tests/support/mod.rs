@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its own part of the vocabulary")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
 
+pub mod evil;
+pub mod proxy;
 pub mod raw;
 
 use std::ffi::OsStr;

@@ -6,6 +6,8 @@
 
 mod backlog;
 mod drive;
+#[cfg(test)]
+mod tests;
 mod throttle;
 
 pub use backlog::Listing;
