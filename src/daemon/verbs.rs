@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::changes;
+use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
@@ -296,6 +297,7 @@ pub(super) fn log_refusal<S: Store>(
 ) {
     let path = path.map(|path| Escaped(&path.0).to_string()).unwrap_or_default();
     tracing::info!(
+        name: kind::DENIED,
         user = user.principal.name,
         peer = session.address,
         verb,
@@ -321,6 +323,7 @@ fn log<S: Store>(
             let bytes = seal.map(|seal| seal.bytes);
             let sha256 = seal.map(|seal| tracing::field::display(seal.digest));
             tracing::info!(
+                name: kind::DONE,
                 user,
                 peer,
                 verb,
@@ -335,6 +338,7 @@ fn log<S: Store>(
         }
         Err(TransferError::Aborted) => {
             tracing::info!(
+                name: kind::GIVEN_UP,
                 user,
                 peer,
                 verb,
@@ -354,9 +358,9 @@ fn log<S: Store>(
                     | ErrorCode::Corrupt
             );
             if is_ours {
-                tracing::error!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
+                tracing::error!(name: kind::FAULT, user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
             } else {
-                tracing::info!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
+                tracing::info!(name: kind::FAILED, user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
             }
         }
     }
