@@ -2,7 +2,7 @@
 //!
 //! Source: systemd's `docs/JOURNAL_NATIVE_PROTOCOL.md`; systemd.journal-fields(7).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -105,7 +105,11 @@ impl<S: Subscriber> Layer<S> for Journal {
         if let Some((_, id)) = MESSAGE_IDS.iter().find(|(kind, _)| *kind == metadata.name()) {
             put(&mut entry, "MESSAGE_ID", id.as_bytes());
         }
-        event.record(&mut Fields(&mut entry));
+        let mut fields = Fields { entry: &mut entry, message: String::new(), facts: String::new() };
+        event.record(&mut fields);
+        // A plain `journalctl` shows nothing but the message, so that it has to tell the facts as well.
+        let message = fields.message + &fields.facts;
+        put(&mut entry, "MESSAGE", message.as_bytes());
         self.send(entry);
     }
 }
@@ -129,26 +133,35 @@ fn put(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
     entry.push(b'\n');
 }
 
-/// Takes the fields of an event over: `message` as it is, all others as `FTD_…`.
-struct Fields<'e>(&'e mut Vec<u8>);
+/// Takes the fields of an event over: `message` is set aside, all others become `FTD_…`.
+struct Fields<'e> {
+    entry: &'e mut Vec<u8>,
+    message: String,
+    /// The other fields, as text.
+    facts: String,
+}
 
 impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            return put(self.0, "MESSAGE", value.as_bytes());
+            return value.clone_into(&mut self.message);
         }
         let letter = |byte: u8| match byte.to_ascii_uppercase() {
             byte @ (b'A'..=b'Z' | b'0'..=b'9') => char::from(byte),
             _ => '_',
         };
         let name: String = "FTD_".chars().chain(field.name().bytes().map(letter)).collect();
-        put(self.0, &name, value.as_bytes());
+        put(self.entry, &name, value.as_bytes());
+        let plain = |c: char| c.is_ascii_graphic() && c != '"';
+        self.facts += &if !value.is_empty() && value.chars().all(plain) {
+            format!(" {}={value}", field.name())
+        } else {
+            format!(" {}={value:?}", field.name())
+        };
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = String::new();
-        let _ = write!(text, "{value:?}"); // Writing to a string cannot fail.
-        self.record_str(field, &text);
+        self.record_str(field, &format!("{value:?}"));
     }
 }
 
@@ -194,10 +207,10 @@ mod tests {
             ("PRIORITY", "6"),
             ("SYSLOG_IDENTIFIER", "ftd"),
             ("MESSAGE_ID", "3b062e7bfd6f41ac8711353786493f00"),
-            ("MESSAGE", "put done"),
             ("FTD_PEER", "x\nPRIORITY=0"),
             ("FTD_VERB", "put"),
             ("FTD_DURATION_MS", "7"),
+            ("MESSAGE", r#"put done peer="x\nPRIORITY=0" verb=put duration_ms=7"#),
         ];
         assert_eq!(fields(&buffer[..bytes]), expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
         let bytes = socket.recv(&mut buffer)?;

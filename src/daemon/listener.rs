@@ -50,7 +50,7 @@ pub(super) enum ListenError {
 fn hint(error: &io::Error) -> &'static str {
     if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EROFS)) {
         return "; in its unit ftd opens no sockets and gets them from ftd.socket, which did not pass this one: \
-                run systemctl restart ftd, and if that does not help, systemctl status ftd.socket tells why";
+                if systemctl restart ftd does not help, journalctl -b -g ftd.socket tells why";
     }
     match error.kind() {
         io::ErrorKind::AddrInUse => "; find the other program with: ss -ltnp",
