@@ -61,9 +61,7 @@ fn page(command: &Command, section: &str, rest: &str) -> io::Result<Vec<u8>> {
         let mut verb = verb.clone().disable_help_flag(true);
         let usage = verb.render_usage().to_string();
         let usage = usage.trim_start_matches("Usage: ");
-        out.extend_from_slice(
-            format!(".SS {} {}\n", command.get_name(), escape(usage)).as_bytes(),
-        );
+        out.extend_from_slice(format!(".SS {} {}\n", command.get_name(), escape(usage)).as_bytes());
         let about = verb.get_long_about().or(verb.get_about()).map(ToString::to_string);
         out.extend_from_slice(escape(&about.unwrap_or_default()).as_bytes());
         out.push(b'\n');

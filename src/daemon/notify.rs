@@ -13,7 +13,7 @@ pub(super) fn tell(states: &[NotifyState<'_>]) {
 
 /// Gives the manager a copy of a socket, to be handed to the next start under `name`.
 ///
-/// Source: sd_notify(3), `FDSTORE=1`; it takes as many as `FileDescriptorStoreMax=` of the unit says.
+/// Source: `sd_notify(3)`, `FDSTORE=1`; it takes as many as `FileDescriptorStoreMax=` of the unit says.
 pub(super) fn keep(name: &str, socket: BorrowedFd<'_>) {
     let states = [NotifyState::FdStore, NotifyState::FdName(name)];
     if let Err(error) = sd_notify::notify_with_fds(&states, &[socket]) {

@@ -2,7 +2,7 @@
 //!
 //! Because the manager has a copy of each, a restart refuses nobody: who connects meanwhile waits in the
 //! kernel's queue. They come from `ftd.socket`, or from an earlier start that left them in the
-//! manager's store. Source: sd_listen_fds(3), sd_notify(3), systemd.socket(5).
+//! manager's store. Source: `sd_listen_fds(3)`, `sd_notify(3)`, systemd.socket(5).
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -90,21 +90,18 @@ fn handed_over() -> Vec<Passed> {
 
 fn take(descriptors: &mut ListenFd, index: usize) -> io::Result<Bound> {
     let unusable = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-    let bound = match descriptors.take_tcp_listener(index) {
-        Ok(Some(listener)) => {
-            listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            Bound::Tcp(listener, address)
-        }
-        _ => {
-            let listener = descriptors.take_unix_listener(index)?;
-            let listener = listener.ok_or_else(|| unusable("it was taken already"))?;
-            listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            let path = address.as_pathname().and_then(|path| path.to_str());
-            let path = path.ok_or_else(|| unusable("it has no path"))?.to_owned();
-            Bound::Unix(listener, path)
-        }
+    let bound = if let Ok(Some(listener)) = descriptors.take_tcp_listener(index) {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Bound::Tcp(listener, address)
+    } else {
+        let listener = descriptors.take_unix_listener(index)?;
+        let listener = listener.ok_or_else(|| unusable("it was taken already"))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().and_then(|path| path.to_str());
+        let path = path.ok_or_else(|| unusable("it has no path"))?.to_owned();
+        Bound::Unix(listener, path)
     };
     let listens = match &bound {
         Bound::Tcp(listener, _) => getsockopt(listener, sockopt::AcceptConn)?,

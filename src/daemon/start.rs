@@ -17,7 +17,8 @@ use super::{lifecycle, logging, sandbox, sockets};
 use crate::config::{SandboxMode, Settings};
 use crate::fsroot::{Options, StagingPlace, Tree};
 use crate::identity::{
-    PrivateKey, fingerprint, load_credential_key, load_host_key, load_or_create_host_key, public_line, server_config,
+    PrivateKey, fingerprint, load_credential_key, load_host_key, load_or_create_host_key,
+    public_line, server_config,
 };
 
 /// Something in the way of a start; the text is complete.

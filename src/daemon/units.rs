@@ -42,7 +42,10 @@ impl Units {
     /// All files as text, each with its name.
     pub(super) fn show(&self) -> String {
         let files = self.0.iter().filter_map(|(name, content)| Some((name, content.as_ref()?)));
-        files.map(|(name, content)| format!("# {DIRECTORY}/{name}\n{content}")).collect::<Vec<_>>().join("\n")
+        files
+            .map(|(name, content)| format!("# {DIRECTORY}/{name}\n{content}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Puts the files where systemd finds them and, if any changed, has systemd take them over.
@@ -214,9 +217,6 @@ mod tests {
             access("/home/ftd"),
             "[Service]\nReadWritePaths=\nProtectHome=tmpfs\nBindPaths=\"-/home/ftd\"\n"
         );
-        assert_eq!(
-            access("/var/tmp/x"),
-            "[Service]\nReadWritePaths=\nBindPaths=\"-/var/tmp/x\"\n"
-        );
+        assert_eq!(access("/var/tmp/x"), "[Service]\nReadWritePaths=\nBindPaths=\"-/var/tmp/x\"\n");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A timer alone would go on ticking in a daemon that serves nobody. So each beat is earned: every
 //! accept loop answers from the task in which it accepts, and a file thread does a piece of no work.
-//! Source: sd_notify(3), `WATCHDOG=1`; systemd.service(5), `WatchdogSec=`.
+//! Source: `sd_notify(3)`, `WATCHDOG=1`; systemd.service(5), `WatchdogSec=`.
 
 use std::convert::Infallible;
 use std::future::pending;
