@@ -212,9 +212,10 @@ impl<S: Store> Session<S> {
             };
             let until = if is_holding { deadline.min(Instant::now() + HOLD) } else { deadline };
             let next = tokio::select! {
-                next = reader.header(until) => next,
+                biased; // A request that comes with the drain or after it finds it.
                 _ = phase.changed() => continue,
                 () = self.idle.notified() => continue,
+                next = reader.header(until) => next,
             };
             let outcome = match next {
                 Ok(Next::Frame(header)) => {
