@@ -36,7 +36,7 @@ pub struct Settings {
     /// The file of servers that are trusted.
     pub known_hosts: PathBuf,
     /// Names of the user's own for servers.
-    servers: BTreeMap<String, String>,
+    pub servers: BTreeMap<String, String>,
 }
 
 impl Settings {
