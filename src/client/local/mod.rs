@@ -203,7 +203,7 @@ impl Destination {
         let real = directory.canonicalize().map_err(|error| {
             let exit =
                 if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Other };
-            fail(exit, error.to_string())
+            fail(exit, error.to_string()).hint(format!("make it with: mkdir -p {shown}"))
         })?;
         let umask = umask();
         let options =
