@@ -4,9 +4,11 @@ mod bandwidth;
 mod changes;
 pub mod cli;
 mod door;
+mod journal;
 mod lifecycle;
 mod listener;
 mod logging;
+mod notify;
 mod outgoing;
 mod penalties;
 mod resume;
@@ -14,10 +16,13 @@ pub mod sandbox;
 mod server;
 mod session;
 mod settings;
+mod sockets;
 mod start;
 mod strangers;
+mod units;
 mod users;
 mod verbs;
+mod watchdog;
 
 use std::process::ExitCode;
 

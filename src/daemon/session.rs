@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::door::Visitor;
+use super::journal::kind;
 use super::outgoing::{self, Final};
 use super::penalties::Offence;
 use super::server::{FAREWELL, Phase, Server};
@@ -95,7 +96,7 @@ pub(super) async fn serve<S: Store>(
             visitor.penalise(Offence::UnknownKey, limits);
             if let Some(suppressed) = visitor.refusals().admit() {
                 let (peer, identity) = (visitor.address.as_str(), peer.to_string());
-                tracing::info!(peer, identity, result = "AUTH", suppressed, "refused: {why}");
+                tracing::info!(name: kind::UNKNOWN_PEER, peer, identity, result = "AUTH", suppressed, "refused: {why}");
             }
             // The same for all reasons: strangers learn nothing about keys.
             let message = format!("{peer} is not known here; ask the administrator to add it");
@@ -152,13 +153,14 @@ pub(super) async fn serve<S: Store>(
     match end {
         End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
         End::Told(message) => tracing::info!(
+            name: kind::CLOSED,
             peer = session.address,
             identity = %session.peer,
             result = %message.code,
             "closed: {}", message.message,
         ),
         End::Gone(error) => {
-            tracing::info!(peer = session.address, identity = %session.peer, "lost: {error}");
+            tracing::info!(name: kind::CLOSED, peer = session.address, identity = %session.peer, "lost: {error}");
         }
     }
 }
@@ -258,9 +260,10 @@ impl<S: Store> Session<S> {
             };
             let until = if is_holding { deadline.min(Instant::now() + HOLD) } else { deadline };
             let next = tokio::select! {
-                next = reader.header(until) => next,
+                biased; // A request that comes with the drain or after it finds it.
                 _ = phase.changed() => continue,
                 () = self.idle.notified() => continue,
+                next = reader.header(until) => next,
             };
             let outcome = match next {
                 Ok(Next::Frame(header)) => {

@@ -52,6 +52,10 @@ impl ConfigFile {
         Self { path, readable: None }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The same behind a sandbox that leaves these directories readable.
     pub(super) fn confined(&self, readable: BTreeSet<PathBuf>) -> Self {
         Self { readable: Some(readable), ..self.clone() }

@@ -14,13 +14,15 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid, setgroups, setresgid, setresuid};
 
 use super::cli::{Cli, Command};
-use super::listener::Bound;
+use super::journal::kind;
 use super::settings::{self, ConfigFile, Loaded};
-use super::{lifecycle, logging, sandbox};
+use super::units::Units;
+use super::{lifecycle, logging, sandbox, sockets};
 use crate::config::{SandboxMode, Settings};
 use crate::fsroot::{Options, StagingPlace, Stale, Tree};
 use crate::identity::{
-    fingerprint, load_host_key, load_or_create_host_key, public_line, server_config,
+    PrivateKey, fingerprint, load_credential_key, load_host_key, load_or_create_host_key,
+    public_line, server_config,
 };
 
 /// Something in the way of a start; the text is complete.
@@ -52,6 +54,7 @@ pub(super) fn run(cli: Cli) -> ExitCode {
         Command::Serve => serve(&file),
         Command::Check { dump } => check(&file, dump),
         Command::Fingerprint => show_fingerprint(&file),
+        Command::Units { apply } => show_units(&file, apply),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -71,10 +74,12 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     become_owner(&settings.root)?;
     let top =
         Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
-    match load_host_key(&settings.host_key) {
-        Err(error) if !error.is_missing() => return Err(Failure::config(error)),
-        Err(_) => check_key_place(&settings.host_key)?,
-        Ok(_) => {}
+    if credential_key()?.is_none() {
+        match load_host_key(&settings.host_key) {
+            Err(error) if !error.is_missing() => return Err(Failure::config(error)),
+            Err(_) => check_key_place(&settings.host_key)?,
+            Ok(_) => {}
+        }
     }
     descriptors(&settings)?;
     // Put up for good, in a process that ends right away.
@@ -121,8 +126,33 @@ fn check_key_place(key: &Path) -> Result<(), Failure> {
 fn show_fingerprint(file: &ConfigFile) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?.settings;
     become_owner(&settings.root)?;
-    let (key, _) = load_or_create_host_key(&settings.host_key).map_err(Failure::config)?;
+    let (key, _) = host_key(&settings)?;
     print(&format!("{}\n{}\n", public_line(key.public()), fingerprint(key.public())))
+}
+
+/// The host key, made if there is none; and whether it was made.
+fn host_key(settings: &Settings) -> Result<(PrivateKey, bool), Failure> {
+    match credential_key()? {
+        Some(key) => Ok((key, false)),
+        None => load_or_create_host_key(&settings.host_key).map_err(Failure::config),
+    }
+}
+
+/// The credential `host-key`, if the unit has one; the configuration's `host-key` counts for nothing then.
+///
+/// Source: systemd.exec(5), `LoadCredential=`.
+fn credential_key() -> Result<Option<PrivateKey>, Failure> {
+    let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    match load_credential_key(&PathBuf::from(directory).join("host-key")) {
+        Err(error) if error.is_missing() => Ok(None),
+        loaded => loaded.map(Some).map_err(Failure::config),
+    }
+}
+
+fn show_units(file: &ConfigFile, apply: bool) -> Result<(), Failure> {
+    let settings = settings::load(file).map_err(Failure::config)?.settings;
+    let units = Units::new(&settings, file.path());
+    if apply { units.apply().map_err(Failure::other) } else { print(&units.show()) }
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -136,19 +166,13 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     logging::start();
     umask(Mode::from_bits_truncate(settings.umask));
     descriptors(&settings)?;
-    let (host_key, created) =
-        load_or_create_host_key(&settings.host_key).map_err(Failure::config)?;
+    let (host_key, created) = host_key(&settings)?;
     if created {
-        tracing::info!(path = %settings.host_key.display(), "made a host key");
+        tracing::info!(name: kind::HOST_KEY, path = %settings.host_key.display(), "made a host key");
     }
     tracing::info!(fingerprint = fingerprint(host_key.public()), "host key");
     let tls = server_config(host_key).map_err(Failure::other)?;
-    let bound: Vec<_> = settings
-        .listen
-        .iter()
-        .map(Bound::bind)
-        .collect::<Result<_, _>>()
-        .map_err(Failure::other)?;
+    let bound = sockets::open(&settings.listen).map_err(Failure::other)?;
     let (tree, stale) = open_tree(&settings)?;
     let report = confine(&settings, file, &key_directories, tree.descriptor())?;
     let file = file.confined(key_directories);

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
@@ -369,6 +370,7 @@ pub(super) fn log_refusal<S: Store>(
         home + &Escaped(&path.0).to_string()
     };
     tracing::info!(
+        name: kind::DENIED,
         user = user.principal.name,
         identity = %session.peer,
         peer = session.address,
@@ -399,6 +401,7 @@ fn log<S: Store>(
             let bytes = seal.map(|seal| seal.bytes);
             let sha256 = seal.map(|seal| tracing::field::display(seal.digest));
             tracing::info!(
+                name: kind::DONE,
                 user,
                 identity,
                 peer,
@@ -427,6 +430,7 @@ fn log<S: Store>(
     let Some(suppressed) = limiter.admit() else { return };
     if is_ours {
         tracing::error!(
+            name: kind::FAULT,
             user,
             identity,
             peer,
@@ -439,8 +443,24 @@ fn log<S: Store>(
             duration_ms,
             "{verb} failed: {reason}"
         );
+    } else if result == "aborted" {
+        tracing::info!(
+            name: kind::GIVEN_UP,
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} given up"
+        );
     } else {
         tracing::info!(
+            name: kind::FAILED,
             user,
             identity,
             peer,
@@ -461,6 +481,6 @@ pub(super) fn log_suppressed<S: Store>(session: &Session<S>, user: &User) {
     let suppressed = user.refusals.settle() + user.faults.settle();
     if suppressed > 0 {
         let (name, peer) = (user.principal.name.as_str(), session.address.as_str());
-        tracing::info!(user = name, peer, suppressed, "more requests were refused or failed");
+        tracing::info!(name: kind::DENIED, user = name, peer, suppressed, "more requests were refused or failed");
     }
 }
