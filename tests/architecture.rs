@@ -24,7 +24,7 @@ const FLOORS: [(&str, usize); 10] = [
 const LINES_MAX: usize = 600;
 
 /// The files outside `fsroot` that may open a path, each for a reason that stands in it.
-const OPENERS: [&str; 13] = [
+const OPENERS: [&str; 14] = [
     "src/client/connect.rs",
     "src/client/local/mod.rs",
     "src/client/local/stdout.rs",
@@ -35,6 +35,7 @@ const OPENERS: [&str; 13] = [
     "src/daemon/listener.rs",
     "src/daemon/sandbox.rs",
     "src/daemon/settings.rs",
+    "src/daemon/units.rs",
     "src/identity/files.rs",
     "src/identity/known_hosts.rs",
     "src/identity/tests.rs",

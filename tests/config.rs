@@ -268,7 +268,7 @@ fn a_start_cleans_up_after_a_kill() -> TestResult {
     }
     let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir()?);
     let daemon = Setup { dir }.start()?;
-    assert!(daemon.log().contains("swept=50"), "{}", daemon.log());
+    daemon.wait_for_log("swept=50")?; // It serves already meanwhile.
     daemon.assert_nothing_staged()?;
     daemon.ftc_unix().ok(["ls"])?;
     Ok(())

@@ -193,7 +193,7 @@ fn a_get_that_fails_half_way_leaves_nothing() -> TestResult {
     Ok(())
 }
 
-/// G-06: no openat2, no Landlock, no seccomp: a clear refusal, and with best-effort a start that says so.
+/// G-06, G-10: no openat2, no Landlock, no seccomp: a clear refusal, and with best-effort a start that says so.
 #[test]
 fn a_kernel_that_cannot_confine_is_refused() -> TestResult {
     for (call, error, code, why) in [
@@ -203,16 +203,18 @@ fn a_kernel_that_cannot_confine_is_refused() -> TestResult {
         ("landlock_create_ruleset", "EOPNOTSUPP", 1, "Landlock"),
         ("seccomp", "EINVAL", 1, "seccomp"),
     ] {
-        let setup = Setup::new()?;
-        let inject = format!("inject={call}:error={error}");
-        let output = setup
-            .traced(&["-e", &format!("trace={call}"), "-e", &inject])
-            .args(["serve", "--config"])
-            .arg(setup.path("ftd.toml"))
-            .output()?;
-        let told = String::from_utf8(output.stderr)?;
-        assert_eq!(output.status.code(), Some(code), "{call}: {told}");
-        assert!(told.contains(why), "{call}: {told}");
+        for verb in ["check", "serve"] {
+            let setup = Setup::new()?;
+            let inject = format!("inject={call}:error={error}");
+            let output = setup
+                .traced(&["-e", &format!("trace={call}"), "-e", &inject])
+                .args([verb, "--config"])
+                .arg(setup.path("ftd.toml"))
+                .output()?;
+            let told = String::from_utf8(output.stderr)?;
+            assert_eq!(output.status.code(), Some(code), "{verb}, {call}: {told}");
+            assert!(told.contains(why), "{verb}, {call}: {told}");
+        }
     }
     Ok(())
 }

@@ -10,10 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::journal::kind;
 use super::listener::{self, Bound, Gate};
+use super::notify;
 use super::server::{Live, Phase, Server};
 use super::settings::{self, ConfigFile};
 use super::users::Users;
+use super::watchdog::Watchdog;
 use crate::config::{Settings, restart_needed};
 use crate::transfer::{Pool, Store, Workers};
 
@@ -64,34 +67,43 @@ pub(super) async fn run<S: Store>(
     let server = Server { store, live: live_seen, phase: phase_seen, busy };
     let gate = Gate::new(tls, limits.connections);
 
+    let mut watchdog = Watchdog::new(workers.clone());
     let mut listeners = JoinSet::new();
     for bound in bound {
         tracing::info!(address = bound.address(), "listening");
-        listeners.spawn(listener::serve(bound, gate.clone(), server.clone()));
+        listeners.spawn(listener::serve(bound, gate.clone(), server.clone(), watchdog.pulse()));
     }
     drop(server);
-    let status = format!("serving; {sandbox}");
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-    tracing::info!("ready");
+    tokio::spawn(watchdog.run());
+    let status = |said: &str| {
+        let users = live.borrow().settings.users.len();
+        let plural = if users == 1 { "" } else { "s" };
+        format!("serving {users} user{plural}; {sandbox}{said}")
+    };
+    notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(""))]);
+    tracing::info!(name: kind::READY, "ready");
 
     loop {
         tokio::select! {
             () = signals.stopped() => break,
             Some(()) = hangup.recv() => {
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
-                    notify(&[NotifyState::Reloading, now]);
+                    notify::tell(&[NotifyState::Reloading, now]);
                 }
-                let status = match reload(&file, &live, &pool, &workers) {
+                let said = match reload(&file, &live, &pool, &workers) {
                     Ok(users) => {
-                        tracing::info!(users, "configuration reloaded");
-                        status.clone()
+                        tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
+                        "; last reload taken".to_owned()
                     }
                     Err(why) => {
-                        tracing::error!("reload refused, the configuration before it stays in force: {why}");
-                        format!("{status}; last reload refused: {}", why.replace('\n', "; "))
+                        tracing::error!(
+                            name: kind::RELOAD_REFUSED,
+                            "reload refused, the configuration before it stays in force: {why}"
+                        );
+                        format!("; last reload refused: {}", why.replace('\n', "; "))
                     }
                 };
-                notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+                notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said))]);
             }
             _ = expiry.tick() => {
                 let (store, age) = (Arc::clone(&sweeper), live.borrow().settings.limits.resume_expiry);
@@ -109,7 +121,7 @@ pub(super) async fn run<S: Store>(
         }
     }
 
-    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    notify::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     tracing::info!("draining");
     let drain_timeout = live.borrow().settings.limits.drain_timeout;
     phase.send_replace(Phase::Draining);
@@ -119,9 +131,9 @@ pub(super) async fn run<S: Store>(
         () = signals.stopped() => true,
     };
     if cut {
-        tracing::warn!("stopping with transfers unfinished: nothing of them is stored");
+        tracing::warn!(name: kind::CUT, "stopping with transfers unfinished: nothing of them is stored");
     }
-    tracing::info!("stopped");
+    tracing::info!(name: kind::STOPPED, "stopped");
     Ok(())
 }
 
@@ -142,11 +154,4 @@ fn reload(
     let count = settings.users.len();
     live.send_replace(Arc::new(Live { settings, users }));
     Ok(count)
-}
-
-/// Tells systemd, where there is one: without `NOTIFY_SOCKET` this does nothing.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("cannot notify the service manager: {error}");
-    }
 }

@@ -7,16 +7,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::libc::{EAFNOSUPPORT, EROFS};
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use super::journal::kind;
 use super::logging::Limiter;
 use super::server::{Phase, Server};
 use super::session;
 use super::users::Peer;
+use super::watchdog::Pulse;
 use crate::config::Listen;
 use crate::identity::peer_key;
 use crate::transfer::Store;
@@ -45,6 +48,10 @@ pub(super) enum ListenError {
 }
 
 fn hint(error: &io::Error) -> &'static str {
+    if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EROFS)) {
+        return "; in its unit ftd opens no sockets and gets them from ftd.socket, which did not pass this one: \
+                if systemctl restart ftd does not help, journalctl -b -g ftd.socket tells why";
+    }
     match error.kind() {
         io::ErrorKind::AddrInUse => "; find the other program with: ss -ltnp",
         io::ErrorKind::AddrNotAvailable => "; this machine does not have the address",
@@ -104,7 +111,7 @@ fn bind_unix(path: &Path) -> Result<Bound, ListenError> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the socket's own path, before anything is served")]
-fn is_socket(path: &Path) -> bool {
+pub(super) fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     std::fs::symlink_metadata(path).is_ok_and(|stat| stat.file_type().is_socket())
 }
@@ -142,13 +149,18 @@ impl Gate {
 
     fn complain(&self, address: &str, what: &dyn std::fmt::Display) {
         if let Some(suppressed) = self.noise.admit() {
-            tracing::info!(peer = address, suppressed, "connection refused: {what}");
+            tracing::info!(name: kind::TURNED_AWAY, peer = address, suppressed, "connection refused: {what}");
         }
     }
 }
 
 /// Accepts on one socket until the daemon drains. Must run inside the runtime.
-pub(super) async fn serve<S: Store>(bound: Bound, gate: Gate, server: Server<S>) -> io::Result<()> {
+pub(super) async fn serve<S: Store>(
+    bound: Bound,
+    gate: Gate,
+    server: Server<S>,
+    pulse: Pulse,
+) -> io::Result<()> {
     let mut phase = server.phase.clone();
     let accept = async {
         match bound {
@@ -179,6 +191,7 @@ pub(super) async fn serve<S: Store>(bound: Bound, gate: Gate, server: Server<S>)
     };
     tokio::select! {
         ended = accept => ended,
+        never = pulse.answer() => match never {},
         _ = phase.wait_for(|phase| *phase == Phase::Draining) => Ok(()), // The listener closes here.
     }
 }

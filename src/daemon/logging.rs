@@ -1,12 +1,15 @@
 //! Where the log goes: to the journal under systemd, to stderr otherwise.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::journal::{self, Journal};
 
 /// Starts logging. `FTD_LOG` sets the level (`info` without it).
 pub(super) fn start() {
@@ -16,11 +19,8 @@ pub(super) fn start() {
         .from_env_lossy();
     let registry = tracing_subscriber::registry().with(filter);
     if stderr_is_the_journal()
-        && let Ok(journal) = tracing_journald::layer()
+        && let Ok(journal) = Journal::at(Path::new(journal::SOCKET))
     {
-        let journal = journal
-            .with_field_prefix(Some("FTD".to_owned()))
-            .with_syslog_identifier("ftd".to_owned());
         registry.with(journal).init();
     } else {
         let stderr = tracing_subscriber::fmt::layer()

@@ -2,18 +2,23 @@
 
 mod changes;
 pub mod cli;
+mod journal;
 mod lifecycle;
 mod listener;
 mod logging;
+mod notify;
 mod outgoing;
 mod resume;
 pub mod sandbox;
 mod server;
 mod session;
 mod settings;
+mod sockets;
 mod start;
+mod units;
 mod users;
 mod verbs;
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
+use super::journal::kind;
 use super::outgoing::{self, Final};
 use super::server::{FAREWELL, Phase, Server};
 use super::users::{Peer, User};
@@ -82,7 +83,7 @@ pub(super) async fn serve<S: Store>(
     let live = Arc::clone(&server.live.borrow());
     let (mut reader, mut writer) = split(connection, live.settings.limits.stall_timeout);
     let Some(user) = live.users.find(&peer).cloned() else {
-        tracing::info!(peer = %address, identity = %peer, result = "AUTH", "refused: not known");
+        tracing::info!(name: kind::UNKNOWN_PEER, peer = %address, identity = %peer, result = "AUTH", "refused: not known");
         let message = format!("{peer} is not known here; ask the administrator to add it");
         return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Auth, message))).await;
     };
@@ -125,13 +126,14 @@ pub(super) async fn serve<S: Store>(
     match end {
         End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
         End::Told(message) => tracing::info!(
+            name: kind::CLOSED,
             peer = session.address,
             identity = %session.peer,
             result = %message.code,
             "closed: {}", message.message,
         ),
         End::Gone(error) => {
-            tracing::info!(peer = session.address, identity = %session.peer, "lost: {error}");
+            tracing::info!(name: kind::CLOSED, peer = session.address, identity = %session.peer, "lost: {error}");
         }
     }
 }
@@ -217,9 +219,10 @@ impl<S: Store> Session<S> {
             };
             let until = if is_holding { deadline.min(Instant::now() + HOLD) } else { deadline };
             let next = tokio::select! {
-                next = reader.header(until) => next,
+                biased; // A request that comes with the drain or after it finds it.
                 _ = phase.changed() => continue,
                 () = self.idle.notified() => continue,
+                next = reader.header(until) => next,
             };
             let outcome = match next {
                 Ok(Next::Frame(header)) => {

@@ -1,7 +1,8 @@
 //! From the command line to a daemon that serves: everything that must happen in order.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,13 +13,15 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid, setgroups, setresgid, setresuid};
 
 use super::cli::{Cli, Command};
-use super::listener::Bound;
+use super::journal::kind;
 use super::settings::{self, ConfigFile};
-use super::{lifecycle, logging, sandbox};
+use super::units::Units;
+use super::{lifecycle, logging, sandbox, sockets};
 use crate::config::{SandboxMode, Settings};
 use crate::fsroot::{Options, StagingPlace, Stale, Tree};
 use crate::identity::{
-    fingerprint, load_host_key, load_or_create_host_key, public_line, server_config,
+    PrivateKey, fingerprint, load_credential_key, load_host_key, load_or_create_host_key,
+    public_line, server_config,
 };
 
 /// Something in the way of a start; the text is complete.
@@ -50,6 +53,7 @@ pub(super) fn run(cli: Cli) -> ExitCode {
         Command::Serve => serve(&file),
         Command::Check { dump } => check(&file, dump),
         Command::Fingerprint => show_fingerprint(&file),
+        Command::Units { apply } => show_units(&file, apply),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,18 +66,23 @@ pub(super) fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// The verdict of a start, without its side effects. Whether an address is free is left out: the
-/// daemon that a check is for may be the one that has it.
+/// The verdict of a start, the sandbox's included, without its side effects. Whether an address is free
+/// is left out: the daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
     become_owner(&settings.root)?;
-    Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
-    match load_host_key(&settings.host_key) {
-        Err(error) if !error.is_missing() => return Err(Failure::config(error)),
-        Err(_) => check_key_place(&settings.host_key)?,
-        Ok(_) => {}
+    let top =
+        Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
+    if credential_key()?.is_none() {
+        match load_host_key(&settings.host_key) {
+            Err(error) if !error.is_missing() => return Err(Failure::config(error)),
+            Err(_) => check_key_place(&settings.host_key)?,
+            Ok(_) => {}
+        }
     }
     descriptors(&settings)?;
+    // Put up for good, in a process that ends right away.
+    confine(&settings, file, top.as_fd())?;
     if dump {
         print(&settings.to_toml(&public_line))
     } else {
@@ -116,8 +125,33 @@ fn check_key_place(key: &Path) -> Result<(), Failure> {
 fn show_fingerprint(file: &ConfigFile) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
     become_owner(&settings.root)?;
-    let (key, _) = load_or_create_host_key(&settings.host_key).map_err(Failure::config)?;
+    let (key, _) = host_key(&settings)?;
     print(&format!("{}\n{}\n", public_line(key.public()), fingerprint(key.public())))
+}
+
+/// The host key, made if there is none; and whether it was made.
+fn host_key(settings: &Settings) -> Result<(PrivateKey, bool), Failure> {
+    match credential_key()? {
+        Some(key) => Ok((key, false)),
+        None => load_or_create_host_key(&settings.host_key).map_err(Failure::config),
+    }
+}
+
+/// The credential `host-key`, if the unit has one; the configuration's `host-key` counts for nothing then.
+///
+/// Source: systemd.exec(5), `LoadCredential=`.
+fn credential_key() -> Result<Option<PrivateKey>, Failure> {
+    let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    match load_credential_key(&PathBuf::from(directory).join("host-key")) {
+        Err(error) if error.is_missing() => Ok(None),
+        loaded => loaded.map(Some).map_err(Failure::config),
+    }
+}
+
+fn show_units(file: &ConfigFile, apply: bool) -> Result<(), Failure> {
+    let settings = settings::load(file).map_err(Failure::config)?;
+    let units = Units::new(&settings, &file.0);
+    if apply { units.apply().map_err(Failure::other) } else { print(&units.show()) }
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -131,26 +165,21 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     logging::start();
     umask(Mode::from_bits_truncate(settings.umask));
     descriptors(&settings)?;
-    let (host_key, created) =
-        load_or_create_host_key(&settings.host_key).map_err(Failure::config)?;
+    let (host_key, created) = host_key(&settings)?;
     if created {
-        tracing::info!(path = %settings.host_key.display(), "made a host key");
+        tracing::info!(name: kind::HOST_KEY, path = %settings.host_key.display(), "made a host key");
     }
     tracing::info!(fingerprint = fingerprint(host_key.public()), "host key");
     let tls = server_config(host_key).map_err(Failure::other)?;
-    let bound: Vec<_> = settings
-        .listen
-        .iter()
-        .map(Bound::bind)
-        .collect::<Result<_, _>>()
-        .map_err(Failure::other)?;
+    let bound = sockets::open(&settings.listen).map_err(Failure::other)?;
     let (tree, stale) = open_tree(&settings)?;
-    let report = confine(&settings, file, &tree)?;
+    let report = confine(&settings, file, tree.descriptor())?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ftd")
-        .max_blocking_threads(settings.limits.file_workers + 4)
+        // Exactly one for each permit to do file work; a job waits for its thread and starts no other.
+        .max_blocking_threads(settings.limits.file_workers)
         .build()
         .map_err(Failure::other)?;
     if settings.sandbox == SandboxMode::Require {
@@ -160,12 +189,14 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     }
     let tree = Arc::new(tree);
     let sweeper = Arc::clone(&tree);
-    runtime.spawn_blocking(move || {
+    // On a thread of its own: however much there is, those for file work are free.
+    let sweep = std::thread::Builder::new().name("ftd-sweep".to_owned()).spawn(move || {
         let swept = sweeper.sweep(&stale);
         if swept > 0 {
             tracing::info!(swept, "removed what unfinished transfers had left");
         }
     });
+    drop(sweep.map_err(Failure::other)?); // It ends by itself, or with the daemon.
     let served = lifecycle::run(tree, bound, tls, file.clone(), settings, report);
     let served = runtime.block_on(served);
     // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
@@ -186,13 +217,9 @@ fn open_tree(settings: &Settings) -> Result<(Tree, Stale), Failure> {
     Ok((tree, stale))
 }
 
-fn confine(settings: &Settings, file: &ConfigFile, tree: &Tree) -> Result<String, Failure> {
+fn confine(settings: &Settings, file: &ConfigFile, top: BorrowedFd<'_>) -> Result<String, Failure> {
     let require = settings.sandbox == SandboxMode::Require;
-    let plan = sandbox::Plan {
-        root: tree.descriptor(),
-        config_directory: Some(file.directory()),
-        require,
-    };
+    let plan = sandbox::Plan { root: top, config_directory: Some(file.directory()), require };
     let report = sandbox::apply(&plan).map_err(Failure::other)?;
     match (require, sandbox::self_test()) {
         (_, Ok(())) => tracing::info!("sandbox: {report}"),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
@@ -364,6 +365,7 @@ pub(super) fn log_refusal<S: Store>(
 ) {
     let path = path.map(|path| Escaped(&path.0).to_string()).unwrap_or_default();
     tracing::info!(
+        name: kind::DENIED,
         user = user.principal.name,
         peer = session.address,
         verb,
@@ -389,6 +391,7 @@ fn log<S: Store>(
             let bytes = seal.map(|seal| seal.bytes);
             let sha256 = seal.map(|seal| tracing::field::display(seal.digest));
             tracing::info!(
+                name: kind::DONE,
                 user,
                 peer,
                 verb,
@@ -403,6 +406,7 @@ fn log<S: Store>(
         }
         Err(TransferError::Aborted) => {
             tracing::info!(
+                name: kind::GIVEN_UP,
                 user,
                 peer,
                 verb,
@@ -422,9 +426,9 @@ fn log<S: Store>(
                     | ErrorCode::Corrupt
             );
             if is_ours {
-                tracing::error!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
+                tracing::error!(name: kind::FAULT, user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
             } else {
-                tracing::info!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
+                tracing::info!(name: kind::FAILED, user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
             }
         }
     }

@@ -101,13 +101,14 @@ impl Tree {
     }
 
     /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
-    /// left out.
+    /// left out. Gives the top.
     ///
     /// # Errors
     /// As [`Tree::open`].
-    pub fn check(path: &Path) -> Result<(), OpenError> {
+    pub fn check(path: &Path) -> Result<OwnedFd, OpenError> {
         let top = open_top(path, StagingPlace::Directory)?;
-        find_staging(&top, &path.display().to_string()).map(drop)
+        find_staging(&top, &path.display().to_string())?;
+        Ok(top)
     }
 
     /// The account and group that own the directory at `path`; `None` when it cannot be looked at.

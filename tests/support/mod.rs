@@ -8,6 +8,7 @@ pub mod raw;
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -93,13 +94,29 @@ impl Setup {
     }
 
     pub fn start_with(self, env: &[(&str, &OsStr)]) -> Result<Daemon, Box<dyn std::error::Error>> {
-        let command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        command.stdin(Stdio::null());
+        self.start_command(command, env)
+    }
+
+    /// Starts the daemon with two sockets as the service manager would hand them over.
+    pub fn start_with_sockets(
+        self,
+        first: OwnedFd,
+        second: OwnedFd,
+        env: &[(&str, &OsStr)],
+    ) -> Result<Daemon, Box<dyn std::error::Error>> {
+        let pass = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; \
+                    LISTEN_FDS=2 LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", pass, env!("CARGO_BIN_EXE_ftd")]).stdin(first).stdout(second);
         self.start_command(command, env)
     }
 
     /// Starts the daemon under strace, which writes to `trace` here.
     pub fn start_traced(self, words: &[&str]) -> Result<Daemon, Box<dyn std::error::Error>> {
-        let command = self.traced(words);
+        let mut command = self.traced(words);
+        command.stdin(Stdio::null());
         self.start_command(command, &[])
     }
 
@@ -125,7 +142,6 @@ impl Setup {
             .arg(self.path("ftd.toml"))
             .envs(env.iter().copied())
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
             .stderr(Stdio::piped());
         if env.is_empty() {
             command.env_remove("NOTIFY_SOCKET");
