@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test demo bench deny install deb system-test clean
+.PHONY: help tools build manual check test demo bench fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,19 @@ demo: build ## Start a real ftd, put and get a real file, show what happened
 
 bench: build ## Compare with rsync and scp on this machine; writes target/bench/report.md
 	benches/peers.py --ftd target/release/ftd --ftc target/release/ftc
+
+FUZZ_SECONDS ?= 60
+FUZZERS = header server_session client_session messages path config key_line spki
+
+# On the stable toolchain: without the address sanitizer, which safe code has little use for. What is found
+# lies in fuzz/artifacts; a find becomes a seed in fuzz/seeds.
+fuzz: tools ## Search for a breach of each law in fuzz/laws.rs for FUZZ_SECONDS (needs cargo-fuzz)
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked"; exit 1; }
+	@for law in $(FUZZERS); do \
+	  mkdir -p fuzz/corpus/$$law && \
+	  cargo fuzz run -s none $$law fuzz/corpus/$$law fuzz/seeds/$$law -- \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 || exit 1; \
+	done
 
 deny: tools ## Licences and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

@@ -129,6 +129,11 @@ fn no_key_at_all_says_how_to_make_one() -> TestResult {
     let ran = daemon.ftc_tls().env_remove("FTC_IDENTITY").run(["ls"])?;
     assert_eq!(ran.code, Some(4));
     assert!(ran.err.contains("ssh-keygen -t ed25519"), "{}", ran.err);
+    // an agent that is gone is named, when it might have had the key.
+    let gone = daemon.ftc_tls().env_remove("FTC_IDENTITY").env("SSH_AUTH_SOCK", "/gone/agent");
+    let ran = gone.run(["ls"])?;
+    assert_eq!(ran.code, Some(4));
+    assert!(ran.err.contains("/gone/agent"), "{}", ran.err);
     Ok(())
 }
 
@@ -144,6 +149,7 @@ fn keys_that_cannot_be_used_each_say_why() -> TestResult {
         ("missing", "No such file"),
         ("noise", "no OpenSSH private key"),
         ("open", "chmod 600"),
+        ("key.pub", "this is a public key"),
         ("rsa", "not supported; make one with: ssh-keygen -t ed25519"),
     ] {
         let ran = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path(name)).run(["ls"])?;

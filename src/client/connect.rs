@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, tell};
 use super::operand::Server;
 use super::session::Session;
 use super::settings::{Settings, home};
@@ -60,7 +60,7 @@ async fn connect_tls(
     for candidate in candidates(settings).into_iter().take(TRIES_MAX) {
         let signer = candidate.signer(settings)?;
         if settings.global.verbose {
-            eprintln!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from);
+            tell(format_args!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from));
         }
         match attempt(host, port, &signer, &mut trust).await {
             Err(failure) if failure.exit == Exit::Auth && failure.message.contains("(AUTH)") => {
@@ -294,15 +294,14 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
             source: Source::File(path.clone()),
         }];
     }
-    let mut found = Vec::new();
+    let (mut found, mut trouble) = (Vec::new(), None);
     if let Some(socket) = agent_socket() {
         match agent_keys(&socket) {
             Ok(keys) => found.extend(keys.into_iter().map(|(key, comment)| Candidate {
                 from: format!("agent: {}", crate::types::Escaped(comment.as_bytes())),
                 source: Source::Agent(socket.clone(), key),
             })),
-            Err(error) if settings.global.verbose => eprintln!("ftc: {error}"),
-            Err(_) => {}
+            Err(error) => trouble = Some(error),
         }
     }
     if let Some(home) = home() {
@@ -316,6 +315,9 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
                 }),
             }
         }
+    }
+    if let Some(error) = trouble.filter(|_| found.is_empty() || settings.global.verbose) {
+        tell(format_args!("ftc: {error}"));
     }
     found
 }
@@ -338,7 +340,7 @@ fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     }
     if let Some(signer) = from_agent(path) {
         if settings.global.verbose {
-            eprintln!("ftc: the agent has {}", path.display());
+            tell(format_args!("ftc: the agent has {}", path.display()));
         }
         return Ok(signer);
     }

@@ -1,10 +1,14 @@
 //! Exit codes, and failures that say what, why, and what to do next.
 
 use std::fmt;
+use std::io::{self, Write as _};
 
 use crate::transfer::TransferError;
 use crate::types::{ErrorCode, Escaped};
 use crate::wire::WireError;
+
+/// Bytes of a server's text that are shown.
+const ERROR_TEXT_BYTES_MAX: usize = 1024;
 
 /// How `ftc` ends; scripts depend on the numbers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -99,7 +103,8 @@ impl Failure {
 
     /// What the server answered; its text is foreign.
     pub fn of_server(code: ErrorCode, text: &str) -> Self {
-        let failure = Self::new(Exit::of(code), format!("{} ({code})", Escaped(text.as_bytes())));
+        let text = &text.as_bytes()[..text.len().min(ERROR_TEXT_BYTES_MAX)];
+        let failure = Self::new(Exit::of(code), format!("{} ({code})", Escaped(text)));
         match code {
             ErrorCode::WrongType => failure.hint("to put into a directory end its name with '/'"),
             ErrorCode::Busy | ErrorCode::Limit | ErrorCode::Shutdown => {
@@ -130,10 +135,15 @@ impl From<TransferError> for Failure {
 
 /// Prints a failure on stderr: the message, then the hint on a line of its own.
 pub fn report(failure: &Failure) {
-    eprintln!("ftc: {}", failure.message);
+    tell(format_args!("ftc: {}", failure.message));
     if let Some(hint) = &failure.hint {
-        eprintln!("hint: {hint}");
+        tell(format_args!("hint: {hint}"));
     }
+}
+
+/// Prints a line on stderr. Nobody may be there to read it; that changes nothing about what was done.
+pub fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Verb};
-use exit::{Failure, report};
+use exit::{Failure, report, tell};
 use settings::Settings;
 use verbs::{Copying, Job};
 
@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
         tokio::select! {
             exit = run(cli) => exit,
             () = interrupted() => {
-                eprintln!("ftc: interrupted; nothing of the file at hand is stored");
+                tell(format_args!("ftc: interrupted; the file at hand was not confirmed"));
                 Exit::Interrupted
             }
         }

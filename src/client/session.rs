@@ -1,9 +1,8 @@
 //! A connection on which requests are made.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::connect::hello_deadline;
@@ -107,36 +106,47 @@ impl Session {
         bar: &Bar,
     ) -> Result<Stored, Failure> {
         let id = self.begin(&Request::Put(request))?;
+        if source.stat().is_none() {
+            self.writer.flush().await?; // A pipe may be slow; a refusal need not wait for it.
+        }
         let (parts, mut queue) = mpsc::channel(PARTS_MAX);
         let (share, workers) = (self.share.clone(), self.workers.clone());
         let outbox = Outbox { id, parts };
         let reading = tokio::spawn(async move { send(source, outbox, share, &workers).await });
-        let answered = AtomicBool::new(false);
+        let answered = Notify::new();
         let (writer, reader, state) = (&mut self.writer, &mut self.reader, &mut self.state);
         let sending = async {
-            while let Some((_, part)) = queue.recv().await {
-                if answered.load(Ordering::Relaxed) {
-                    break;
+            let mut answered = std::pin::pin!(answered.notified());
+            let read = loop {
+                let part = tokio::select! {
+                    biased;
+                    // The source may be a pipe that says nothing for hours: it is not waited for.
+                    () = &mut answered => break None,
+                    part = queue.recv() => part,
+                };
+                match part {
+                    Some((_, Part::Data(buffer))) => {
+                        writer.content(id, buffer.content())?;
+                        writer.flush().await?;
+                        bar.advance(buffer.content().len());
+                    }
+                    Some(_) => {}
+                    None => break Some(reading.await),
                 }
-                if let Part::Data(buffer) = part {
-                    writer.content(id, buffer.content())?;
-                    writer.flush().await?;
-                    bar.advance(buffer.content().len());
-                }
-            }
+            };
             drop(queue);
-            let local = match reading.await {
-                _ if answered.load(Ordering::Relaxed) => {
+            let local = match read {
+                None => {
                     writer.empty(Kind::Cancel, id)?;
                     Ok(())
                 }
-                Ok(Ok(Seal { bytes, digest })) => {
+                Some(Ok(Ok(Seal { bytes, digest }))) => {
                     writer.empty(Kind::Eof, id)?;
                     writer.control(Kind::Trailer, id, &Trailer { bytes, sha256: digest })?;
                     bar.say("committing");
                     Ok(())
                 }
-                failed => {
+                Some(failed) => {
                     let error = failed
                         .unwrap_or(Err(TransferError::Panicked))
                         .err()
@@ -150,7 +160,7 @@ impl Session {
         };
         let answering = async {
             let answer = stored(reader, state, id, UPLOAD_TIMEOUT).await;
-            answered.store(true, Ordering::Relaxed);
+            answered.notify_one();
             answer
         };
         let mut answering = std::pin::pin!(answering);
@@ -186,7 +196,8 @@ impl Session {
         incoming: impl FnOnce(&FileInfo) -> Incoming,
         bar: &Bar,
     ) -> Result<Committed, Failure> {
-        let id = self.begin(&Request::Get { path: WirePath(path.raw_bytes().to_vec()) })?;
+        let path = WirePath(path.raw_bytes().to_vec());
+        let id = self.begin(&Request::Get { path, offset: 0, version: None })?;
         self.writer.flush().await?;
         let info = match reply(&mut self.reader, &mut self.state, id, ANSWER_TIMEOUT).await? {
             Reply::Answer(Answer::File(info)) => info,
@@ -201,6 +212,9 @@ impl Session {
             bar.say("verifying");
         }
         drop(parts);
+        if outcome.is_ok() && !self.is_idle() {
+            self.give_up(id).await;
+        }
         let written = writing.await.unwrap_or(Err(TransferError::Panicked));
         match (outcome, written) {
             (Err(failure), Err(TransferError::Aborted)) => Err(failure),
@@ -229,7 +243,10 @@ impl Session {
         self.reader.resume();
         loop {
             let until = self.reader.stall_deadline();
-            let header = next(&mut self.reader, until).await?;
+            let header = tokio::select! {
+                header = next(&mut self.reader, until) => header?,
+                () = parts.closed() => return Ok(()), // It cannot be stored; why, the outcome tells.
+            };
             if !self.state.header(&header).map_err(WireError::from)? {
                 match control(&mut self.reader, &mut self.state, &header).await? {
                     Reply::Eof => {
@@ -268,6 +285,35 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Whether the connection can take the next request: nothing of one before is still to come.
+    pub fn is_idle(&self) -> bool {
+        self.state.is_idle()
+    }
+
+    /// Cancels a request whose answer we cannot use, and reads what is on its way. If that does not end
+    /// soon the connection is left as it is, not idle, and nobody uses it again.
+    async fn give_up(&mut self, id: u32) {
+        let ending = async {
+            self.writer.empty(Kind::Cancel, id)?;
+            self.writer.flush().await?;
+            let mut nowhere = vec![0; BUFFER_BYTES];
+            while !self.state.is_idle() {
+                let header = next(&mut self.reader, Instant::now() + LAST_WORD).await?;
+                if !self.state.header(&header).map_err(WireError::from)? {
+                    control(&mut self.reader, &mut self.state, &header).await?;
+                    continue;
+                }
+                let mut left = header.payload_bytes as usize;
+                while left > 0 {
+                    let most = left.min(BUFFER_BYTES);
+                    left -= self.reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
+                }
+            }
+            Ok::<_, Failure>(())
+        };
+        let _ = tokio::time::timeout(LAST_WORD, ending).await;
     }
 
     /// Describes a path; `None` is the home.
@@ -369,5 +415,102 @@ fn unexpected(reply: &Reply) -> Failure {
         Reply::Error(error) => Failure::of_server(error.code, &error.message),
         Reply::Abort(_) => Failure::of_server(ErrorCode::Internal, "the server gave up"),
         _ => Failure::new(Exit::Protocol, "the server's answer is not to what was asked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
+
+    use super::super::connect::STALL;
+    use super::*;
+    use crate::client::local::{Input, Stdout};
+    use crate::wire::{Connection, Socket, split};
+
+    type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+    const GREETING: &[u8] = br#"{"protocol":"ftd","versions":{"min":1,"max":1},"server":"s","user":"u","rights":[],"limits":{"control_bytes":16384,"data_bytes":1048576,"requests":256,"uploads":8,"file_bytes":1}}"#;
+
+    fn frame(kind: Kind, id: u32, payload: &[u8]) -> Vec<u8> {
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        [&Header { kind, id, payload_bytes }.encode()[..], payload].concat()
+    }
+
+    /// A session with a server that says `script`, and from then on one byte a minute of a frame that
+    /// never ends.
+    async fn against(script: Vec<u8>, trickles: bool) -> Result<Session, Failure> {
+        let (ours, mut theirs) =
+            UnixStream::pair().map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+        tokio::spawn(async move {
+            let _ = theirs.write_all(&script).await;
+            let endless = frame(Kind::Error, 0, &[b' '; 10_000]);
+            for byte in endless {
+                tokio::time::sleep(Duration::from_mins(1)).await;
+                if trickles && theirs.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (reader, writer) = split(Connection::plain(Socket::Unix(ours)), STALL);
+        Session::open(reader, writer).await
+    }
+
+    fn told(failure: Failure) -> String {
+        failure.message
+    }
+
+    /// Goal: how long a client waits is its own affair, whatever a server says or does not say (L-06).
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_given_up() -> TestResult {
+        const FILE: &[u8] = br#"{"file":{"bytes":3,"mode":420,"mtime_ns":0}}"#;
+        let hour = Duration::from_hours(1);
+        let path = RelPath::parse(b"f")?;
+        for trickles in [false, true] {
+            let started = Instant::now();
+            let open = against(Vec::new(), trickles).await;
+            assert!(open.is_err_and(|failure| failure.exit == Exit::Connect));
+            for half in [Vec::new(), frame(Kind::Answer, 1, FILE)] {
+                let script = [frame(Kind::Hello, 0, GREETING), half].concat();
+                let mut session = against(script.clone(), trickles).await.map_err(told)?;
+                let stat = session.stat(None).await;
+                assert!(stat.is_err_and(|f| matches!(f.exit, Exit::Connect | Exit::Protocol)));
+                let mut session = against(script.clone(), trickles).await.map_err(told)?;
+                let listed = session.list(None, |_| Ok(())).await;
+                assert!(listed.is_err_and(|f| matches!(f.exit, Exit::Connect | Exit::Protocol)));
+                let mut session = against(script.clone(), trickles).await.map_err(told)?;
+                let incoming = |info: &FileInfo| Incoming {
+                    target: path.clone(),
+                    announced: Some(info.bytes),
+                    bytes_max: u64::MAX,
+                    overwrite: crate::access::Overwrite::Never,
+                    retain: None,
+                    parents: crate::fsroot::Parents::MustExist,
+                    mode: None,
+                    mtime_ns: None,
+                    keep: None,
+                };
+                let bar = Bar::new(String::new(), None, true);
+                let got = session.get(&path, std::sync::Arc::new(Stdout), incoming, &bar).await;
+                assert!(got.is_err_and(|f| f.exit == Exit::Connect));
+            }
+            let mut session =
+                against(frame(Kind::Hello, 0, GREETING), trickles).await.map_err(told)?;
+            let request = PutRequest {
+                path: WirePath(b"f".to_vec()),
+                bytes: None,
+                mode: None,
+                mtime_ns: None,
+                replace: true,
+                resumable: false,
+                resume: None,
+            };
+            let input = Input::open(std::path::Path::new("Cargo.toml")).map_err(told)?;
+            let bar = Bar::new(String::new(), None, true);
+            let put = session.put(request, input, &bar).await;
+            assert!(put.is_err_and(|failure| failure.exit == Exit::Connect));
+            assert!(started.elapsed() < hour, "{:?}", started.elapsed());
+        }
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use indicatif::HumanBytes;
 
 use super::connect::connect;
-use super::exit::{Exit, Failure, report};
+use super::exit::{Exit, Failure, report, tell};
 use super::local::{Destination, Input, Stdout};
 use super::operand::{Remote, Server};
 use super::progress::Bar;
@@ -91,7 +91,7 @@ impl Job {
             if self.settings.global.verbose {
                 let (user, server) = (&session.hello.user, &session.hello.server);
                 let (user, server) = (Escaped(user.as_bytes()), Escaped(server.as_bytes()));
-                eprintln!("ftc: logged in to {name} ({server}) as {user}");
+                tell(format_args!("ftc: logged in to {name} ({server}) as {user}"));
             }
             session
         };
@@ -99,7 +99,8 @@ impl Job {
         match &outcome {
             Err(failure) if matches!(failure.exit, Exit::Connect | Exit::Protocol | Exit::Auth) => {
             }
-            _ => drop(self.sessions.insert(name, session)),
+            _ if session.is_idle() => drop(self.sessions.insert(name, session)),
+            _ => {}
         }
         outcome
     }
@@ -146,6 +147,8 @@ impl Job {
             mode: known.as_ref().filter(|_| how.preserve).map(|stat| stat.mode),
             mtime_ns: known.as_ref().filter(|_| how.preserve).map(|stat| stat.mtime_ns),
             replace: !how.no_clobber,
+            resumable: false,
+            resume: None,
         };
         let shown = path.to_string();
         self.on(server, async move |session, settings| {
@@ -155,7 +158,11 @@ impl Job {
             let stored = stored.map_err(|failure| failure.doing(format!("put {shown}")))?;
             if !settings.global.quiet {
                 let what = if stored.replaced { "stored, replacing" } else { "stored" };
-                eprintln!("{what} {shown}  {}  sha256 {}", HumanBytes(stored.bytes), stored.sha256);
+                tell(format_args!(
+                    "{what} {shown}  {}  sha256 {}",
+                    HumanBytes(stored.bytes),
+                    stored.sha256
+                ));
             }
             Ok(())
         })
@@ -216,12 +223,12 @@ impl Job {
             bar.clear();
             let seal = taken.map_err(|failure| failure.doing(doing))?.seal();
             if !settings.global.quiet {
-                eprintln!(
+                tell(format_args!(
                     "got {}  {}  sha256 {}",
                     destination.shown,
                     HumanBytes(seal.bytes),
                     seal.digest
-                );
+                ));
             }
             Ok(())
         })
@@ -310,9 +317,11 @@ fn incoming(target: RelPath, info: &FileInfo, how: Copying) -> Incoming {
         announced: Some(info.bytes),
         bytes_max: u64::MAX,
         overwrite: if how.no_clobber { Overwrite::Never } else { Overwrite::Allowed },
+        retain: None,
         parents: Parents::MustExist,
         mode: how.preserve.then_some(info.mode),
         mtime_ns: how.preserve.then_some(info.mtime_ns),
+        keep: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! From what the file says to what it may say: every rule, and the sentence for whoever breaks it.
 
+mod limits;
+mod paths;
 mod users;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,10 +13,8 @@ use crate::types::{Durability, PublicKey};
 
 use super::error::{ConfigErrors, Problems, shown};
 use super::quantity::{Misread, Quantity};
-use super::raw::{RawFile, RawLimits, Value};
-use super::settings::{
-    Bound, LISTEN_MAX, Limits, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX,
-};
+use super::raw::{RawFile, Value};
+use super::settings::{Bound, LISTEN_MAX, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX};
 
 /// Bytes in a file, at most: some twenty thousand users. Whoever reads one stops there.
 pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -225,11 +225,17 @@ impl Check<'_> {
         found
     }
 
-    fn quantity<T: Quantity>(&mut self, value: Option<&Value<'_>>, bound: &Bound<T>) -> Option<T> {
+    /// A quantity within its bounds, which may be left out.
+    fn quantity<T: Quantity>(
+        &mut self,
+        section: &str,
+        value: Option<&Value<'_>>,
+        bound: &Bound<T>,
+    ) -> Option<T> {
         let Some(value) = value else {
             return Some(bound.default);
         };
-        let key = format!("limits.{}", bound.key);
+        let key = format!("{section}.{}", bound.key);
         match T::read(value.get_ref()) {
             Ok(quantity) if quantity >= bound.min && quantity <= bound.max => Some(quantity),
             Ok(_) | Err(Misread::Range) => {
@@ -398,59 +404,6 @@ impl Check<'_> {
                 self.must_be("umask", value, what);
                 None
             }
-        }
-    }
-
-    fn limits(&mut self, value: Option<&Value<'_>>) -> Option<Limits> {
-        let raw = match value.map(|value| (value, value.get_ref().as_table())) {
-            None => RawLimits::default(),
-            Some((_, Some(table))) => RawLimits::read("limits.", table, &mut self.problems),
-            Some((value, None)) => {
-                self.must_be("limits", value, "a section headed [limits]");
-                return None;
-            }
-        };
-        let connections = self.quantity(raw.connections, &Limits::CONNECTIONS);
-        // Each is looked at before any `?` leaves, so that all problems are told at once.
-        let per_user = self.connections_per_user(&raw, connections);
-        let requests = self.quantity(raw.requests_per_connection, &Limits::REQUESTS_PER_CONNECTION);
-        let max_file_size = self.quantity(raw.max_file_size, &Limits::MAX_FILE_SIZE);
-        let buffer_memory = self.quantity(raw.buffer_memory, &Limits::BUFFER_MEMORY);
-        let file_workers = self.quantity(raw.file_workers, &Limits::FILE_WORKERS);
-        let handshake = self.quantity(raw.handshake_timeout, &Limits::HANDSHAKE_TIMEOUT);
-        let idle = self.quantity(raw.idle_timeout, &Limits::IDLE_TIMEOUT);
-        let stall = self.quantity(raw.stall_timeout, &Limits::STALL_TIMEOUT);
-        let drain = self.quantity(raw.drain_timeout, &Limits::DRAIN_TIMEOUT);
-        Some(Limits {
-            max_file_size: max_file_size?,
-            connections: connections?,
-            connections_per_user: per_user?,
-            requests_per_connection: requests?,
-            buffer_memory: buffer_memory?,
-            file_workers: file_workers?,
-            handshake_timeout: handshake?,
-            idle_timeout: idle?,
-            stall_timeout: stall?,
-            drain_timeout: drain?,
-        })
-    }
-
-    /// More connections for one user than for all is a slip; the default adapts instead.
-    fn connections_per_user(
-        &mut self,
-        raw: &RawLimits<'_, '_>,
-        connections: Option<usize>,
-    ) -> Option<usize> {
-        let bound = &Limits::CONNECTIONS_PER_USER;
-        let per_user = self.quantity(raw.connections_per_user, bound)?;
-        match (raw.connections_per_user, connections) {
-            (Some(value), Some(all)) if per_user > all => {
-                let what = format!("at most limits.connections, which is {all}");
-                self.must_be("limits.connections-per-user", value, &what);
-                None
-            }
-            (None, Some(all)) => Some(per_user.min(all)),
-            _ => Some(per_user),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 use crate::types::{Durability, PublicKey, Right};
 
 use super::quantity::Quantity;
-use super::settings::{Bound, Limits, Settings, User};
+use super::settings::{Bound, Limits, RETAIN, Settings, User};
 
 impl Settings {
     /// The settings as a whole `ftd.toml`, nothing left to defaults; it parses back to equal ones.
@@ -34,6 +34,7 @@ impl Settings {
         size(&mut out, &Limits::HANDSHAKE_TIMEOUT, limits.handshake_timeout);
         size(&mut out, &Limits::IDLE_TIMEOUT, limits.idle_timeout);
         size(&mut out, &Limits::STALL_TIMEOUT, limits.stall_timeout);
+        size(&mut out, &Limits::RESUME_EXPIRY, limits.resume_expiry);
         size(&mut out, &Limits::DRAIN_TIMEOUT, limits.drain_timeout);
         for User { principal, keys, uids } in &self.users {
             out.push_str("\n[[user]]\n");
@@ -43,6 +44,15 @@ impl Settings {
             let home = principal.home.as_ref().map_or(&b"."[..], |home| home.raw_bytes());
             line(&mut out, "home", string(String::from_utf8_lossy(home)));
             line(&mut out, "allow", list(principal.rights.iter().map(Right::name)));
+            size(&mut out, &RETAIN, principal.retain);
+            for rule in &principal.rules {
+                out.push_str("\n[[user.path]]\n");
+                line(&mut out, "match", string(String::from_utf8_lossy(rule.pattern.raw_bytes())));
+                line(&mut out, "allow", list(rule.rights.iter().map(Right::name)));
+                if let Some(retain) = rule.retain {
+                    size(&mut out, &RETAIN, retain);
+                }
+            }
         }
         out
     }

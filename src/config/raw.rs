@@ -68,6 +68,7 @@ section! {
         handshake_timeout = "handshake-timeout",
         idle_timeout = "idle-timeout",
         stall_timeout = "stall-timeout",
+        resume_expiry = "resume-expiry",
         drain_timeout = "drain-timeout",
     }
 }
@@ -80,6 +81,17 @@ section! {
         unix = "unix",
         home = "home",
         allow = "allow",
+        retain = "retain",
+        path = "path",
+    }
+}
+
+section! {
+    /// One `[[user.path]]`.
+    RawPath {
+        pattern = "match",
+        allow = "allow",
+        retain = "retain",
     }
 }
 
@@ -93,6 +105,7 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
         (RawFile::KEYS, "stands before the first [section] of the file"),
         (RawLimits::KEYS, "belongs in [limits]"),
         (RawUser::KEYS, "belongs in a [[user]]"),
+        (RawPath::KEYS, "belongs in a [[user.path]]"),
     ];
     match elsewhere.iter().find(|(keys, _)| keys.contains(&key)) {
         Some((_, place)) => format!("unknown key here; it {place}; possible here are {possible}"),

@@ -115,6 +115,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// The time in which a transfer must move 64 KiB.
     pub stall_timeout: Duration,
+    /// How long an upload that was cut is kept.
+    pub resume_expiry: Duration,
     /// How long a stop waits for running transfers; zero cuts them at once.
     pub drain_timeout: Duration,
 }
@@ -154,10 +156,24 @@ impl Limits {
     /// Stalled transfer.
     pub const STALL_TIMEOUT: Bound<Duration> =
         Bound { key: "stall-timeout", default: secs(60), min: secs(1), max: secs(3_600) };
+    /// Uploads that were cut.
+    pub const RESUME_EXPIRY: Bound<Duration> = Bound {
+        key: "resume-expiry",
+        default: secs(7 * 86_400),
+        min: secs(60),
+        max: secs(365 * 86_400),
+    };
     /// Drain.
     pub const DRAIN_TIMEOUT: Bound<Duration> =
         Bound { key: "drain-timeout", default: secs(60), min: secs(0), max: secs(3_600) };
 }
+
+/// How long what is stored is kept from a user's own hands.
+pub const RETAIN: Bound<Duration> =
+    Bound { key: "retain", default: secs(0), min: secs(0), max: secs(100 * 366 * 86_400) };
+
+/// Rules for paths that one user can have: each request looks at all of them.
+pub const PATHS_MAX: usize = 256;
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -175,6 +191,7 @@ impl Default for Limits {
             handshake_timeout: Self::HANDSHAKE_TIMEOUT.default,
             idle_timeout: Self::IDLE_TIMEOUT.default,
             stall_timeout: Self::STALL_TIMEOUT.default,
+            resume_expiry: Self::RESUME_EXPIRY.default,
             drain_timeout: Self::DRAIN_TIMEOUT.default,
         }
     }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::types::{Durability, KeyAlgorithm, Principal, PublicKey, RelPath, Right, Rights};
+use crate::types::{
+    Durability, KeyAlgorithm, Pattern, Principal, PublicKey, RelPath, Right, Rights, Rule,
+};
 
-use super::raw::{RawFile, RawLimits, RawUser};
+use super::raw::{RawFile, RawLimits, RawPath, RawUser};
+use super::settings::{PATHS_MAX, RETAIN};
 use super::*;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -58,6 +61,8 @@ fn user(name: &str, home: Option<&str>, key: Option<&str>, uids: &[u32]) -> User
             name: name.to_owned(),
             home: home.and_then(|home| RelPath::parse(home.as_bytes()).ok()),
             rights: Rights::from_iter([Right::Get]),
+            retain: Duration::ZERO,
+            rules: Vec::new(),
         },
         keys: key
             .map(|key| PublicKey { algorithm: KeyAlgorithm::Ed25519, point: key.into() })
@@ -104,6 +109,7 @@ file-workers = 256
 handshake-timeout = "1s"
 idle-timeout = "1day"
 stall-timeout = "90s"
+resume-expiry = "1h"
 drain-timeout = "0s"
 [[user]]
 name = "a.b_c-9"
@@ -136,6 +142,7 @@ allow = ["get"]
             handshake_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_hours(24),
             stall_timeout: Duration::from_secs(90),
+            resume_expiry: Duration::from_hours(1),
             drain_timeout: Duration::ZERO,
         },
         users: vec![
@@ -164,8 +171,9 @@ const TOP: &str =
     "possible here are root, listen, host-key, durability, sandbox, umask, limits, user";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
-        stall-timeout, drain-timeout";
-const IN_USER: &str = "possible here are name, keys, unix, home, allow";
+        stall-timeout, resume-expiry, drain-timeout";
+const IN_USER: &str = "possible here are name, keys, unix, home, allow, retain, path";
+const IN_PATH: &str = "possible here are match, allow, retain";
 const RIGHTS: &str = "get, list, create, replace, remove, rename, mkdir";
 const NAME: &str = "1 to 64 lower-case letters, digits, dots, dashes or underscores, starting \
         with a letter or digit";
@@ -374,12 +382,11 @@ fn mistakes_in_a_user_are_told_by_line_and_key() {
             "10: user.bob.allow[3]: \"get\" stands in the list twice".to_owned(),
         ]),
         // What a later version may know: ignoring a restriction would be a hole.
-        ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\nquota = \"1GiB\"\nfrom = []\nexpires = 1979-05-27\nkeys-file = \"/k\"\n[[user.path]]\nmatch = \"inbox\"", vec![
+        ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\nquota = \"1GiB\"\nfrom = []\nexpires = 1979-05-27\nkeys-file = \"/k\"", vec![
             format!("11: user.bob.quota: unknown key; {IN_USER}"),
             format!("12: user.bob.from: unknown key; {IN_USER}"),
             format!("13: user.bob.expires: unknown key; {IN_USER}"),
             format!("14: user.bob.keys-file: unknown key; {IN_USER}"),
-            format!("15: user.bob.path: unknown key; {IN_USER}"),
         ]),
         ("name = \"bob\"\nkey = [\"k2\"]\nunix = [\"bob\"]\nallow = [\"get\"]\nroot = \"/\"", vec![
             format!("9: user.bob.key: unknown key; did you mean `keys`? {IN_USER}"),
@@ -388,6 +395,42 @@ fn mistakes_in_a_user_are_told_by_line_and_key() {
     ] {
         let expected: Vec<_> = expected.iter().map(|line| format!("ftd.toml:{line}")).collect();
         assert_eq!(told(&format!("{HEAD}{ALICE}[[user]]\n{lines}\n")), expected.join("\n"));
+    }
+}
+
+#[test]
+fn mistakes_in_a_path_rule_are_told_by_line_and_key() {
+    // The section of a rule starts at line 7, as the user has six.
+    const MATCH: &str = "user.alice.path[1].match: ";
+    let allow = "allow = []";
+    for (lines, expected) in [
+        (allow.to_owned(), vec![format!("7: {MATCH}missing; name a path below the home, such as match = \"inbox\"")]),
+        (format!("match = 3\n{allow}"), vec![format!("8: {MATCH}must be a path below the home in quotes, not 3")]),
+        (format!("match = \"\"\n{allow}"), vec![format!("8: {MATCH}the path is empty")]),
+        (format!("match = \"/a\"\n{allow}"), vec![format!("8: {MATCH}the path starts with '/'; paths are relative to your home")]),
+        (format!("match = \"a/../b\"\n{allow}"), vec![format!("8: {MATCH}component 2 is '.' or '..', which is never followed")]),
+        (format!("match = \"a/\"\n{allow}"), vec![format!("8: {MATCH}the path ends with '/'")]),
+        (format!("match = \"a/*.txt\"\n{allow}"), vec![format!("8: {MATCH}\"*\" stands for one whole component; parts of a name cannot be matched")]),
+        (format!("match = \"a/**\"\n{allow}"), vec![format!("8: {MATCH}\"*\" stands for one whole component; parts of a name cannot be matched")]),
+        ("match = \"a\"".to_owned(), vec![format!("7: user.alice.path[1].allow: missing; list what the user may do: {RIGHTS}")]),
+        (format!("match = \"a\"\nretain = 30\n{allow}"), vec!["9: user.alice.path[1].retain: must be a time with its unit, such as \"30s\", \"5min\" or \"1h\", not 30".to_owned()]),
+        (format!("match = \"a\"\nhome = \"x\"\n{allow}"), vec![format!("9: user.alice.path[1].home: unknown key here; it belongs in a [[user]]; {IN_PATH}")]),
+        (
+            format!("match = \"a\"\n{allow}\n[[user.path]]\nmatch = \"a\"\n{allow}"),
+            vec!["11: user.alice.path[2].match: the same path has rules already, at line 8".to_owned()],
+        ),
+    ] {
+        let expected: Vec<_> = expected.iter().map(|line| format!("ftd.toml:{line}")).collect();
+        let text = format!("{HEAD}{ALICE}[[user.path]]\n{lines}\n");
+        assert_eq!(told(&text), expected.join("\n"), "{lines}");
+    }
+    let text = format!("{HEAD}{ALICE}[user.path]\nmatch = \"a\"\n");
+    let form = "must be [[user.path]] sections, with double brackets, not a section";
+    assert_eq!(told(&text), format!("ftd.toml:7: user.alice.path: {form}"));
+    for (count, fits) in [(PATHS_MAX, true), (PATHS_MAX + 1, false)] {
+        let rule = |n| format!("[[user.path]]\nmatch = \"d{n}\"\nallow = []\n");
+        let rules = (0..count).map(rule).collect::<Vec<_>>().concat();
+        assert_eq!(read(&format!("{HEAD}{ALICE}{rules}")).is_ok(), fits, "{count} rules");
     }
 }
 
@@ -520,19 +563,21 @@ fn the_shipped_file_needs_only_a_user() -> TestResult {
     assert!(told(SHIPPED).contains(": user: there is no user"), "{}", told(SHIPPED));
     assert_eq!(told(SHIPPED).lines().count(), 1);
 
-    let settings = read(&shipped(|section, _| section == "user"))?;
+    let settings = read(&shipped(|section, _| section.starts_with("user")))?;
     let [alice] = settings.users.as_slice() else {
         return Err("one example user is expected".into());
     };
     assert_eq!(alice.principal.name, "alice");
     assert_eq!(alice.principal.home, Some(RelPath::parse(b"alice")?), "the default, written out");
     assert_eq!(alice.uids, [1000]);
+    assert_eq!(alice.principal.retain, RETAIN.default);
+    assert_eq!(alice.principal.rules.len(), 1, "one example rule is expected");
     Ok(())
 }
 
 #[test]
 fn the_shipped_file_tells_the_true_defaults() -> TestResult {
-    let commented = read(&shipped(|section, _| section == "user"))?;
+    let commented = read(&shipped(|section, _| section.starts_with("user")))?;
     let in_force = read(&shipped(|_, _| true))?;
     assert_eq!(in_force, commented);
     let defaults = smallest();
@@ -559,12 +604,16 @@ fn the_shipped_file_shows_every_key_and_no_other() {
         }
         false
     });
-    let known: BTreeSet<String> =
-        [("", RawFile::KEYS), ("limits", RawLimits::KEYS), ("user", RawUser::KEYS)]
-            .into_iter()
-            .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
-            .filter(|key| key != ".limits" && key != ".user") // These are the sections themselves.
-            .collect();
+    let known: BTreeSet<String> = [
+        ("", RawFile::KEYS),
+        ("limits", RawLimits::KEYS),
+        ("user", RawUser::KEYS),
+        ("user.path", RawPath::KEYS),
+    ]
+    .into_iter()
+    .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+    .filter(|key| ![".limits", ".user", "user.path"].contains(&key.as_str())) // These are the sections themselves.
+    .collect();
     assert_eq!(found.into_inner(), known);
 }
 
@@ -596,6 +645,7 @@ fn a_reload_names_what_it_cannot_take() {
                     handshake_timeout: Duration::ZERO,
                     idle_timeout: Duration::ZERO,
                     stall_timeout: Duration::ZERO,
+                    resume_expiry: Duration::from_hours(1),
                     drain_timeout: Duration::ZERO,
                 }
             },
@@ -625,11 +675,13 @@ prop_compose! {
         handshake_timeout in any_time(Limits::HANDSHAKE_TIMEOUT),
         idle_timeout in any_time(Limits::IDLE_TIMEOUT),
         stall_timeout in any_time(Limits::STALL_TIMEOUT),
+        resume_expiry in any_time(Limits::RESUME_EXPIRY),
         drain_timeout in any_time(Limits::DRAIN_TIMEOUT),
     ) -> Limits {
         Limits {
             max_file_size, connections, connections_per_user, requests_per_connection,
             buffer_memory, file_workers, handshake_timeout, idle_timeout, stall_timeout,
+            resume_expiry,
             drain_timeout,
         }
     }
@@ -646,11 +698,24 @@ prop_compose! {
         scratch in any::<bool>(),
         homes in prop::collection::vec(prop::option::of("[a-z\"'\\\\ é]{1,40}"), 1..5),
         rights in prop::sample::subsequence(Right::ALL.to_vec(), 1..=7),
+        retain in any_time(RETAIN),
+        patterns in prop::collection::btree_set("(\\*|[a-z\"'\\\\ é]{1,9})(/[a-z]{1,5})?", 0..4),
     ) -> Settings {
         let users = homes.iter().enumerate().map(|(n, home)| {
             let number = u32::try_from(n).unwrap_or_default();
             let mut user = user(&format!("u{n}"), home.as_deref(), Some(&format!("k\"{n}")), &[number]);
             user.principal.rights = rights.iter().copied().collect();
+            user.principal.retain = retain;
+            user.principal.rules = patterns
+                .iter()
+                .filter_map(|pattern| Pattern::parse(pattern).ok())
+                .enumerate()
+                .map(|(n, pattern)| Rule {
+                    pattern,
+                    rights: rights.iter().copied().skip(n).collect(),
+                    retain: (n % 2 == 0).then_some(retain),
+                })
+                .collect();
             user
         });
         let address = match address {

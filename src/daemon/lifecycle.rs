@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,6 +19,9 @@ use super::users::Users;
 use super::watchdog::Watchdog;
 use crate::config::{Settings, restart_needed};
 use crate::transfer::{Pool, Store, Workers};
+
+/// How often uploads are looked for that nobody went on with.
+const EXPIRY_EVERY: Duration = Duration::from_mins(10);
 
 /// The signals that end the daemon.
 struct Stop {
@@ -59,6 +63,7 @@ pub(super) async fn run<S: Store>(
     let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let (busy, mut all_done) = mpsc::channel(1);
+    let (sweeper, mut expiry) = (Arc::clone(&store), tokio::time::interval(EXPIRY_EVERY));
     let server = Server { store, live: live_seen, phase: phase_seen, busy };
     let gate = Gate::new(tls, limits.connections);
 
@@ -99,6 +104,15 @@ pub(super) async fn run<S: Store>(
                     }
                 };
                 notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said))]);
+            }
+            _ = expiry.tick() => {
+                let (store, age) = (Arc::clone(&sweeper), live.borrow().settings.limits.resume_expiry);
+                tokio::task::spawn_blocking(move || {
+                    let expired = store.expire(age);
+                    if expired > 0 {
+                        tracing::info!(expired, "removed uploads that nobody went on with");
+                    }
+                });
             }
             Some(ended) = listeners.join_next() => {
                 // An accept loop ends by itself only when it could not start.

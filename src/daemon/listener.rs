@@ -55,7 +55,10 @@ fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; find the other program with: ss -ltnp",
         io::ErrorKind::AddrNotAvailable => "; this machine does not have the address",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, a socket its directory"
+        }
+        io::ErrorKind::NotFound => "; make its directory, and give it to ftd's account",
         _ => "",
     }
 }

@@ -8,6 +8,7 @@ mod listener;
 mod logging;
 mod notify;
 mod outgoing;
+mod resume;
 pub mod sandbox;
 mod server;
 mod session;

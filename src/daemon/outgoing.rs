@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::session::Session;
 use crate::fsroot::{Entry, Kind as FileKind, Stat};
 use crate::proto::{
-    Abort, Answer, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed, Made,
-    Renamed, StatInfo, Stored, Trailer, WirePath,
+    Abort, Answer, CheckInfo, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed,
+    Made, Renamed, ResumeInfo, StatInfo, Stored, Trailer, WirePath,
 };
 use crate::transfer::{Committed, Part, Store, TransferError};
 use crate::types::Escaped;
@@ -31,8 +31,14 @@ pub(super) enum Final {
     },
     /// A file's digest.
     Digest(DigestInfo),
+    /// What is kept of an upload.
+    Resume(ResumeInfo),
+    /// A put would be taken.
+    Check(CheckInfo),
     /// A failure.
     Error(ErrorMessage),
+    /// The refusal of one request too many, which never counted as running.
+    NotAdmitted(ErrorMessage),
     /// The request was given up.
     Aborted,
     /// Not a request's end but the connection's, with its last word.
@@ -46,7 +52,7 @@ pub(super) fn answer<S: Store>(
     id: u32,
     last: Final,
 ) -> Result<(), WireError> {
-    if !session.state().is_running(id) && !matches!(last, Final::Error(_)) {
+    if !session.state().is_running(id) && !matches!(last, Final::NotAdmitted(_)) {
         return Ok(()); // It was cancelled, and that was its final frame.
     }
     session.finished(id);
@@ -57,7 +63,11 @@ pub(super) fn answer<S: Store>(
         Final::Made(directories) => Answer::Made(Made { directories }),
         Final::Renamed { replaced } => Answer::Renamed(Renamed { replaced }),
         Final::Digest(info) => Answer::Digest(info),
-        Final::Error(message) => return writer.control(Kind::Error, id, &message),
+        Final::Resume(info) => Answer::Resume(info),
+        Final::Check(info) => Answer::Check(info),
+        Final::Error(message) | Final::NotAdmitted(message) => {
+            return writer.control(Kind::Error, id, &message);
+        }
         Final::Aborted | Final::Close(_) => {
             return writer.control(Kind::Abort, id, &Abort { reason: "cancelled".to_owned() });
         }
@@ -76,8 +86,8 @@ pub(super) fn part<S: Store>(
         return Ok(());
     }
     match part {
-        Part::Begin(stat) => {
-            let file = FileInfo { bytes: stat.bytes, mode: stat.mode, mtime_ns: stat.mtime_ns };
+        Part::Begin(Stat { bytes, mode, mtime_ns, .. }, version) => {
+            let file = FileInfo { bytes, mode, mtime_ns, version };
             writer.control(Kind::Answer, id, &Answer::File(file))
         }
         Part::Data(buffer) => writer.content(id, buffer.content()),
@@ -159,6 +169,9 @@ fn entries(writer: &mut FrameWriter, id: u32, entries: Vec<Entry>) -> Result<(),
             payload.push(b',');
         }
         payload.extend_from_slice(&text);
+    }
+    if payload.len() == OPEN.len() {
+        return Ok(());
     }
     payload.extend_from_slice(CLOSE);
     writer.raw_control(Kind::Entries, id, &payload)

@@ -97,7 +97,20 @@ fn restrict_files(plan: &Plan<'_>) -> Result<i32, SandboxError> {
         |error: &dyn fmt::Display| SandboxError::Landlock(format!("cannot be set up: {error}"));
     // Refer is not one right among many: without it every rename into another directory fails.
     let root = make_bitflags!(AccessFs::{
-        ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeDir | RemoveFile | RemoveDir | Refer
+        ReadFile
+            | ReadDir
+            | WriteFile
+            | Truncate
+            | MakeReg
+            | MakeDir
+            | RemoveFile
+            | RemoveDir
+            | Refer
+            // To rename what a local process has made is to make it, for Landlock. seccomp allows no
+            // call that could really do so.
+            | MakeSym
+            | MakeFifo
+            | MakeSock
     });
     let config = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     // A notify socket in the abstract name space has to stay in reach.

@@ -20,7 +20,7 @@ use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
     UPLOADS_MAX, VERSION,
 };
-use crate::transfer::{Buffer, PARTS_MAX, Part, Seal, Store};
+use crate::transfer::{Buffer, PARTS_MAX, Part, Seal, Store, TransferError};
 use crate::types::limits::{BUFFER_BYTES, CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
@@ -29,6 +29,8 @@ use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
 const HOLD: Duration = Duration::from_millis(200);
 /// Bytes that are read at once to be dropped.
 const DROP_BYTES: usize = 64 * 1024;
+/// How long a peer that was sent away may take to notice.
+const LINGER: Duration = Duration::from_secs(2);
 /// Answers that may wait for the writer.
 const ANSWERS_MAX: usize = 64;
 
@@ -109,14 +111,15 @@ pub(super) async fn serve<S: Store>(
             end = session.revoked() => end,
             Err(error) = &mut writing => End::Gone(error),
         };
-        if let End::Told(_) | End::Farewell = end {
+        if let End::Told(_) | End::Farewell = &end {
             // The writer finishes the frame that it is in, says the last word, and stops.
             let last = if let End::Told(message) = &end { Some(message.clone()) } else { None };
-            let stop = async {
-                let _ = session.answers.send((0, Final::Close(last))).await;
-                (&mut writing).await
-            };
-            let _ = timeout(FAREWELL, stop).await;
+            // Side by side: the queue may be full, and the writer is what makes room in it.
+            let ask = session.answers.send((0, Final::Close(last)));
+            let _ = timeout(FAREWELL, async { tokio::join!(ask, &mut writing) }).await;
+            if matches!(end, End::Told(_)) {
+                reader.drain(LINGER).await;
+            }
         }
         end
     };
@@ -186,13 +189,16 @@ impl<S: Store> Session<S> {
     async fn read(self: &Arc<Self>, reader: &mut FrameReader) -> End {
         let mut intake = Intake { uploads: HashMap::new(), tasks: HashMap::new(), draining: false };
         let mut phase = self.server.phase.clone();
-        let idle_timeout = self.server.live.borrow().settings.limits.idle_timeout;
+        let (greeting_timeout, idle_timeout) = {
+            let live = self.server.live.borrow();
+            (live.settings.limits.handshake_timeout, live.settings.limits.idle_timeout)
+        };
         let (mut quiet_since, mut was_idle) = (Instant::now(), true);
         loop {
             intake.draining = *phase.borrow_and_update() == Phase::Draining;
-            let (is_idle, is_uploading) = {
+            let (is_greeted, is_idle, is_uploading) = {
                 let state = self.state();
-                (state.is_idle(), state.awaits_content())
+                (state.is_greeted(), state.is_idle(), state.awaits_content())
             };
             if is_idle && intake.draining {
                 let message = "the server is stopping; try again later";
@@ -205,6 +211,7 @@ impl<S: Store> Session<S> {
             was_idle = is_idle;
             let is_holding = intake.uploads.values().any(|upload| upload.filling.is_some());
             let deadline = match (is_idle, is_uploading) {
+                (true, _) if !is_greeted => quiet_since + greeting_timeout,
                 (true, _) => quiet_since + idle_timeout,
                 (false, true) => reader.stall_deadline(),
                 // Only our own answers are due, and the writer watches over them.
@@ -262,7 +269,9 @@ impl<S: Store> Session<S> {
                 tracing::debug!(peer = %self.address, client = %crate::types::Escaped(client.as_bytes()), "greeted");
             }
             Event::TooMany => {
-                self.refuse(id, ErrorCode::Limit, "too many requests are in flight").await;
+                let message =
+                    ErrorMessage::new(ErrorCode::Limit, "too many requests are in flight");
+                let _ = self.answers.send((id, Final::NotAdmitted(message))).await;
             }
             Event::Put(_) | Event::Request(_) if intake.draining => {
                 self.refuse(id, ErrorCode::Shutdown, "the server is stopping; try again later")
@@ -294,13 +303,16 @@ impl<S: Store> Session<S> {
                 }
             }
             Event::Cancelled(running) => {
-                let was_upload = intake.uploads.remove(&id).is_some(); // The closed channel ends it.
+                let upload = intake.uploads.remove(&id);
+                let was_upload = upload.is_some();
+                if let Some(upload) = upload {
+                    // Said, because a channel that just closes is a cut, of which something may be kept.
+                    let _ = upload.parts.send(Part::Failed(TransferError::Aborted)).await;
+                    reader.resume(); // The wait was ours.
+                }
                 if let Some(task) = intake.tasks.remove(&id).filter(|_| running && !was_upload) {
                     task.abort();
-                    let _ = self
-                        .parts
-                        .send((id, Part::Failed(crate::transfer::TransferError::Aborted)))
-                        .await;
+                    let _ = self.parts.send((id, Part::Failed(TransferError::Aborted))).await;
                 }
             }
         }
@@ -361,12 +373,13 @@ impl<S: Store> Session<S> {
 
     async fn put(self: &Arc<Self>, id: u32, put: PutRequest, uploads: &mut HashMap<u32, Upload>) {
         let Some(user) = self.user() else { return };
-        let due = put.bytes;
+        let there = put.resume.as_ref().map_or(0, |resume| resume.offset);
+        let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
         let bytes_max = self.server.live.borrow().settings.limits.max_file_size;
         match verbs::admit_put(&user, &put, bytes_max) {
-            Ok(incoming) => {
+            Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
-                verbs::start_put(self, user, id, incoming, queue);
+                verbs::start_put(self, user, id, admitted, queue);
                 uploads.insert(id, Upload { parts, filling: None, due });
             }
             Err((code, message)) => {

@@ -1,13 +1,16 @@
 //! From the command line to a daemon that serves: everything that must happen in order.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid, setgroups, setresgid, setresuid};
 
 use super::cli::{Cli, Command};
 use super::journal::kind;
@@ -15,7 +18,7 @@ use super::settings::{self, ConfigFile};
 use super::units::Units;
 use super::{lifecycle, logging, sandbox, sockets};
 use crate::config::{SandboxMode, Settings};
-use crate::fsroot::{Options, StagingPlace, Tree};
+use crate::fsroot::{Options, StagingPlace, Stale, Tree};
 use crate::identity::{
     PrivateKey, fingerprint, load_credential_key, load_host_key, load_or_create_host_key,
     public_line, server_config,
@@ -63,18 +66,23 @@ pub(super) fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// The verdict of a start, without its side effects. Whether an address is free is left out: the
-/// daemon that a check is for may be the one that has it.
+/// The verdict of a start, the sandbox's included, without its side effects. Whether an address is free
+/// is left out: the daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
-    Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
+    become_owner(&settings.root)?;
+    let top =
+        Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
     if credential_key()?.is_none() {
         match load_host_key(&settings.host_key) {
             Err(error) if !error.is_missing() => return Err(Failure::config(error)),
-            _ => {}
+            Err(_) => check_key_place(&settings.host_key)?,
+            Ok(_) => {}
         }
     }
     descriptors(&settings)?;
+    // Put up for good, in a process that ends right away.
+    confine(&settings, file, top.as_fd())?;
     if dump {
         print(&settings.to_toml(&public_line))
     } else {
@@ -84,8 +92,39 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     }
 }
 
+/// Root asks for the account that will serve, which is the one that has the tree: what it may not do a
+/// start could not do either, and a host key that is made must be its own.
+fn become_owner(root: &Path) -> Result<(), Failure> {
+    let Some((user, group)) = Tree::owner(root) else { return Ok(()) }; // What is wrong comes next.
+    if !geteuid().is_root() || user == 0 {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    setgroups(&[])
+        .and_then(|()| setresgid(group, group, group))
+        .and_then(|()| setresuid(user, user, user))
+        .map_err(|error| Failure::other(format!("become the owner of {}: {error}", root.display())))
+}
+
+/// The host key is still to be made: that must be possible, if its directory is there. The service
+/// manager may be the one that makes the directory.
+fn check_key_place(key: &Path) -> Result<(), Failure> {
+    let directory = key.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let needed = AccessFlags::W_OK | AccessFlags::X_OK;
+    match faccessat(AT_FDCWD, directory, needed, AtFlags::AT_EACCESS) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(error) => Err(Failure::config(format!(
+            "host key {}: cannot be made there: {}",
+            key.display(),
+            error.desc().to_lowercase()
+        ))),
+    }
+}
+
 fn show_fingerprint(file: &ConfigFile) -> Result<(), Failure> {
     let settings = settings::load(file).map_err(Failure::config)?;
+    become_owner(&settings.root)?;
     let (key, _) = host_key(&settings)?;
     print(&format!("{}\n{}\n", public_line(key.public()), fingerprint(key.public())))
 }
@@ -133,13 +172,14 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     tracing::info!(fingerprint = fingerprint(host_key.public()), "host key");
     let tls = server_config(host_key).map_err(Failure::other)?;
     let bound = sockets::open(&settings.listen).map_err(Failure::other)?;
-    let tree = open_tree(&settings)?;
-    let report = confine(&settings, file, &tree)?;
+    let (tree, stale) = open_tree(&settings)?;
+    let report = confine(&settings, file, tree.descriptor())?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ftd")
-        .max_blocking_threads(settings.limits.file_workers + 4)
+        // Exactly one for each permit to do file work; a job waits for its thread and starts no other.
+        .max_blocking_threads(settings.limits.file_workers)
         .build()
         .map_err(Failure::other)?;
     if settings.sandbox == SandboxMode::Require {
@@ -147,14 +187,25 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         let tested = runtime.block_on(runtime.spawn_blocking(sandbox::self_test));
         tested.map_err(Failure::other)?.map_err(Failure::other)?;
     }
-    let served = lifecycle::run(Arc::new(tree), bound, tls, file.clone(), settings, report);
+    let tree = Arc::new(tree);
+    let sweeper = Arc::clone(&tree);
+    // On a thread of its own: however much there is, those for file work are free.
+    let sweep = std::thread::Builder::new().name("ftd-sweep".to_owned()).spawn(move || {
+        let swept = sweeper.sweep(&stale);
+        if swept > 0 {
+            tracing::info!(swept, "removed what unfinished transfers had left");
+        }
+    });
+    drop(sweep.map_err(Failure::other)?); // It ends by itself, or with the daemon.
+    let served = lifecycle::run(tree, bound, tls, file.clone(), settings, report);
     let served = runtime.block_on(served);
-    // Whoever was not done within the drain time is cut off; staged files go with the next start.
+    // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     served.map_err(Failure::other)
 }
 
-fn open_tree(settings: &Settings) -> Result<Tree, Failure> {
+/// Opens the tree; what is stale in it is removed when the daemon serves already.
+fn open_tree(settings: &Settings) -> Result<(Tree, Stale), Failure> {
     let options = Options {
         staging: StagingPlace::Directory,
         umask: settings.umask,
@@ -162,20 +213,13 @@ fn open_tree(settings: &Settings) -> Result<Tree, Failure> {
     };
     let tree = Tree::open(&settings.root, options)
         .map_err(|error| Failure::config(format!("root {error}")))?;
-    let swept = tree.sweep().map_err(Failure::other)?;
-    if swept > 0 {
-        tracing::info!(swept, "removed what unfinished transfers had left");
-    }
-    Ok(tree)
+    let stale = tree.recover(settings.limits.resume_expiry).map_err(Failure::other)?;
+    Ok((tree, stale))
 }
 
-fn confine(settings: &Settings, file: &ConfigFile, tree: &Tree) -> Result<String, Failure> {
+fn confine(settings: &Settings, file: &ConfigFile, top: BorrowedFd<'_>) -> Result<String, Failure> {
     let require = settings.sandbox == SandboxMode::Require;
-    let plan = sandbox::Plan {
-        root: tree.descriptor(),
-        config_directory: Some(file.directory()),
-        require,
-    };
+    let plan = sandbox::Plan { root: top, config_directory: Some(file.directory()), require };
     let report = sandbox::apply(&plan).map_err(Failure::other)?;
     match (require, sandbox::self_test()) {
         (_, Ok(())) => tracing::info!("sandbox: {report}"),

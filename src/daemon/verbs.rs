@@ -6,16 +6,16 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::changes;
 use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
-use crate::access::{Action, Grant, decide};
+use super::{changes, resume};
+use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
-    Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send,
+    Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send_from,
 };
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
@@ -40,22 +40,27 @@ pub(super) fn admit_put(
     user: &User,
     put: &PutRequest,
     bytes_max: u64,
-) -> Result<Incoming, Refusal> {
+) -> Result<(Incoming, Grant), Refusal> {
     let path = parse(&put.path)?;
     let grant = allow(user, Action::Put { path: &path, replace: put.replace })?;
     path.check_creatable().map_err(bad_name)?;
     if put.mode.is_some_and(|mode| mode > 0o777) {
         return Err((ErrorCode::Protocol, "the mode has bits outside 0777".to_owned()));
     }
-    Ok(Incoming {
-        target: path.below(user.principal.home.as_ref()),
+    let target = path.below(user.principal.home.as_ref());
+    let keep = resume::keep(user, &target, put)?;
+    let incoming = Incoming {
+        target,
         announced: put.bytes,
         bytes_max,
         overwrite: grant.overwrite,
-        parents: if grant.parents { Parents::Make } else { Parents::MustExist },
+        retain: grant.retain,
+        parents: parents(user, &grant),
         mode: put.mode,
         mtime_ns: put.mtime_ns,
-    })
+        keep,
+    };
+    Ok((incoming, grant))
 }
 
 /// Starts a put whose parts come through `queue`.
@@ -63,7 +68,7 @@ pub(super) fn start_put<S: Store>(
     session: &Arc<Session<S>>,
     user: Arc<User>,
     id: u32,
-    incoming: Incoming,
+    (incoming, grant): (Incoming, Grant),
     queue: mpsc::Receiver<Part>,
 ) {
     let session = Arc::clone(session);
@@ -76,8 +81,20 @@ pub(super) fn start_put<S: Store>(
             let seal = committed.seal();
             (Final::Stored(committed), Some(seal))
         });
-        job.end(&target, None, outcome).await;
+        job.end(&target, None, &grant, outcome).await;
     });
+}
+
+/// Which directories may be made on the way: the gate counts from the home, the tree from the root.
+fn parents(user: &User, grant: &Grant) -> Parents {
+    match grant.parents_from {
+        // All of them; then the home, too, should it be gone.
+        0 | 1 => Parents::Make,
+        from => {
+            let home = user.principal.home.as_ref().map_or(0, RelPath::depth);
+            Parents::MakeFrom(from.saturating_add(home))
+        }
+    }
 }
 
 /// Starts any verb but a put; gives what cancels it, where that is possible: a change of names is
@@ -90,27 +107,35 @@ pub(super) fn start<S: Store>(
 ) -> Option<AbortHandle> {
     let only_reads = matches!(
         request,
-        Request::Get { .. } | Request::List { .. } | Request::Stat { .. } | Request::Digest { .. }
+        Request::Get { .. }
+            | Request::List { .. }
+            | Request::Stat { .. }
+            | Request::Digest { .. }
+            | Request::Resume { .. }
+            | Request::Check { .. }
     );
     let session = Arc::clone(session);
     let task = tokio::spawn(async move {
         let _busy = session.server.busy.clone();
         let job = |verb| Job::new(&session, &user, id, verb);
         let outcome = match request {
-            Request::Get { path } => get(job("get"), &path).await,
+            Request::Get { path, offset, version } => {
+                get(job("get"), &path, offset, version.as_deref()).await
+            }
             Request::List { path } => list_directory(job("list"), path.as_ref()).await,
             Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
             Request::Remove { path } => changes::remove(job("remove"), &path).await,
             Request::Rmdir { path } => changes::rmdir(job("rmdir"), &path).await,
-            Request::Mkdir { path, parents } => {
-                let parents = if parents { Parents::Make } else { Parents::MustExist };
-                changes::mkdir(job("mkdir"), &path, parents).await
-            }
+            Request::Mkdir { path, parents } => changes::mkdir(job("mkdir"), &path, parents).await,
             Request::Rename { path, to, replace } => {
                 changes::rename(job("rename"), &path, &to, replace).await
             }
             Request::Digest { path, reread } => {
                 changes::tell_digest(job("digest"), &path, reread).await
+            }
+            Request::Resume { path } => resume::tell(job("resume"), &path).await,
+            Request::Check { path, bytes, replace } => {
+                resume::tell_check(job("check"), path, bytes, replace).await
             }
             Request::Put(_) | Request::Unknown => Ok(()), // The session deals with these.
         };
@@ -169,6 +194,15 @@ impl<'a, S: Store> Job<'a, S> {
         })
     }
 
+    /// Decides over a put that is only asked about.
+    ///
+    /// # Errors
+    /// As [`Job::admit`].
+    pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
+        let bytes_max = self.session.server.live.borrow().settings.limits.max_file_size;
+        self.logged(&put.path, || admit_put(self.user, put, bytes_max))
+    }
+
     /// The same for the two names of a rename.
     ///
     /// # Errors
@@ -214,6 +248,11 @@ impl<'a, S: Store> Job<'a, S> {
         path.below(self.user.principal.home.as_ref())
     }
 
+    /// Which directories this request may make on its way.
+    pub(super) fn parents(&self, grant: &Grant) -> Parents {
+        parents(self.user, grant)
+    }
+
     /// Runs a store's call on a file thread.
     ///
     /// # Errors
@@ -232,37 +271,54 @@ impl<'a, S: Store> Job<'a, S> {
         &self,
         path: &RelPath,
         to: Option<&RelPath>,
+        grant: &Grant,
         outcome: Result<(Final, Option<Seal>), TransferError>,
     ) {
         log(self, Some(path), to, outcome.as_ref().map(|(_, seal)| *seal));
-        let last = outcome.map_or_else(|error| failed(&error), |(last, _)| last);
+        let last = outcome.map_or_else(|error| failed(&told(error, grant)), |(last, _)| last);
         let _ = self.session.answers.send((self.id, last)).await;
     }
 }
 
-async fn get<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
-    let (target, _) = job.admit(path, |path| Action::Get { path })?;
+async fn get<S: Store>(
+    job: Job<'_, S>,
+    path: &WirePath,
+    offset: u64,
+    version: Option<&str>,
+) -> Result<(), Refusal> {
+    if offset > 0 && version.is_none() {
+        let told = "an offset means something only with the version that it is of";
+        return Err((ErrorCode::Protocol, told.to_owned()));
+    }
+    let (target, grant) = job.admit(path, |path| Action::Get { path })?;
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let outcome = async {
         let wanted = target.clone();
         let source = job.on_disk(move |store| store.open(&wanted)).await?;
-        if let Some(stat) = source.stat() {
-            outbox.send(Part::Begin(stat.clone())).await?;
+        let is_other = version.is_some_and(|version| version != source.version());
+        if is_other || source.stat().is_some_and(|stat| stat.bytes < offset) {
+            return Err(TransferError::Changed);
         }
-        send(source, outbox.clone(), job.user.share.clone(), &job.user.workers).await
+        if let Some(stat) = source.stat() {
+            outbox.send(Part::Begin(stat.clone(), source.version())).await?;
+        }
+        let (share, workers) = (job.user.share.clone(), &job.user.workers);
+        send_from(source, offset, outbox.clone(), share, workers).await
     };
     let outcome = outcome.await;
     log(&job, Some(&target), None, outcome.as_ref().map(|seal| Some(*seal)));
-    let end = outcome.map_or_else(Part::Failed, Part::End);
+    let end = outcome.map_or_else(|error| Part::Failed(told(error, &grant)), Part::End);
     let _ = outbox.send(end).await; // A connection that is gone needs no end.
     Ok(())
 }
 
 async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
     let target = job.admit_or_home(path, |path| Action::List { path })?;
+    let directory = path.map(parse).transpose()?;
+    let hidden = hidden_in(&job.user.principal, directory.as_ref());
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let store = Arc::clone(&job.session.server.store);
-    let listed = list(store, target, &outbox, &job.user.workers).await;
+    let listed = list(store, target, &hidden, &outbox, &job.user.workers).await;
     let _ = outbox.send(listed.map_or_else(Part::Failed, Part::Listed)).await;
     Ok(())
 }
@@ -273,6 +329,18 @@ async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), 
     let last = found.map_or_else(|error| failed(&error), Final::Stat);
     let _ = job.session.answers.send((job.id, last)).await;
     Ok(())
+}
+
+/// What the client is told of a failure. Whoever may not list cannot tell what is missing from what is
+/// forbidden; the log knows.
+fn told(error: TransferError, grant: &Grant) -> TransferError {
+    match (grant.unlisted, error.code()) {
+        (
+            Some(refused),
+            ErrorCode::NotFound | ErrorCode::WrongType | ErrorCode::Denied | ErrorCode::NotEmpty,
+        ) => TransferError::Refused(refused),
+        _ => error,
+    }
 }
 
 fn parse(path: &WirePath) -> Result<RelPath, Refusal> {

@@ -1,31 +1,47 @@
 //! Changes of names: remove, make and rename, each durable before it is told.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::commit::{Parents, existing_file};
+use super::made::{Made, Place};
 use super::resolve::{component, open_directory};
-use super::staging::{Parents, existing_file};
-use super::tree::{Made, Tree};
+use super::retain::{check_age, check_movable};
+use super::tree::Tree;
 use super::{FsError, Kind, Stat};
 use crate::types::{ErrorCode, FileName, RelPath};
+
+/// The terms of a rename.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Moving {
+    /// Whether a regular file that has the new name may be replaced.
+    pub replace: bool,
+    /// What was stored less than this ago keeps its name, and so does any directory.
+    pub retain: Option<Duration>,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain_target: Option<Duration>,
+}
 
 impl Tree {
     /// Removes the name of anything but a directory; a link's own name, never what it points to.
     ///
     /// # Errors
-    /// As unlink(2); `WrongType` for a directory; `UnknownOutcome` when the name is gone and its
-    /// directory could not be flushed.
-    pub fn remove(&self, path: &RelPath) -> Result<(), FsError> {
+    /// As unlink(2); `WrongType` for a directory; `Denied` for what was stored less than `retain` ago;
+    /// `UnknownOutcome` when the name is gone and its directory could not be flushed.
+    pub fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
         let fail = FsError::at("remove the name");
         let (parent, name) = self.parent_of(path, "remove the name")?;
-        if Stat::of(&look(&parent, &name).map_err(&fail)?).kind == Kind::Directory {
+        let raw = look(&parent, &name).map_err(&fail)?;
+        if Stat::of(&raw).kind == Kind::Directory {
             let doing = "remove the name: it is a directory, which rmdir removes when it is empty";
             return Err(FsError::new(ErrorCode::WrongType, doing, None));
         }
+        check_age(&raw, retain, "remove the name")?;
         unlinkat(&parent, component(&name), UnlinkatFlags::NoRemoveDir).map_err(fail)?;
         self.flush_after(&parent)
     }
@@ -49,16 +65,18 @@ impl Tree {
     pub fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError> {
         let mut made = Made::default();
         let outcome = match parents {
-            Parents::Make => self.make_parents(Some(path), &mut made).map(drop),
             Parents::MustExist => {
-                let (parent, name) = self.parent_of(path, "make the directory")?;
-                self.make_one(parent, &name, &mut made)
+                let (parent_path, name) = path.split_last();
+                self.open_parent(parent_path.as_ref(), &mut made)
+                    .map_err(FsError::at("make the directory"))
+                    .and_then(|parent| self.make_one(&parent, &name, &mut made))
             }
+            making => self.make_parents(Some(path), making, &mut made).map(drop),
         };
         match outcome.and_then(|()| made.flush(self)) {
             Ok(()) => Ok(made.count()),
             Err(error) => {
-                made.undo();
+                made.undo(self);
                 Err(error)
             }
         }
@@ -70,8 +88,8 @@ impl Tree {
     /// *Source*: renameat2(2); `docs/architecture.md`, "Durability".
     ///
     /// # Errors
-    /// As rename(2); `UnknownOutcome` when the new name is in place and could not be flushed.
-    pub fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError> {
+    /// As rename(2); `Denied` where what is there is kept; `UnknownOutcome` when the new name is in place and could not be flushed.
+    pub fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
         let doing = "rename";
         let fail = FsError::at(doing);
         if to.is_below(from) {
@@ -79,12 +97,29 @@ impl Tree {
             return Err(FsError::new(ErrorCode::BadName, doing, None));
         }
         let (source, old) = self.parent_of(from, doing)?;
-        let (target, new) = self.parent_of(to, doing)?;
+        let mut above = Made::default();
+        let (target_path, new) = to.split_last();
+        let target = self.open_parent(target_path.as_ref(), &mut above).map_err(&fail)?;
         let moved = look(&source, &old).map_err(&fail)?;
         let is_directory = Stat::of(&moved).kind == Kind::Directory;
-        let replaced = replace && !is_directory && existing_file(&target, &new)?;
+        check_movable(&moved, terms.retain, doing)?;
+        let may_replace = terms.replace && !is_directory;
+        let replaced = may_replace && existing_file(&target, &new, terms.retain_target)?;
         let flags = if replaced { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
+        if replaced && from == to {
+            // Onto itself: the kernel does nothing, and there are no two names of which one must go.
+            return Ok(false);
+        }
+        // What is put into a directory under its new name counts only once that is flushed.
+        let place = is_directory.then(|| Place::new(&parents.1, &new));
+        if let Some(place) = &place {
+            self.announce(place);
+        }
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
+            if let Some(place) = &place {
+                self.unflushed.remove(place);
+            }
             match error {
                 Errno::EEXIST => {
                     FsError::new(ErrorCode::Exists, "rename: the new name is taken", None)
@@ -98,7 +133,10 @@ impl Tree {
         }
         // The new name first: a crash in between leaves both names, never none.
         self.flush_after(&target)?;
-        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
+        above.flush(self).map_err(FsError::after_the_rename)?;
+        if let Some(place) = &place {
+            self.unflushed.remove(place);
+        }
         if !same(&parents.0, &parents.1) {
             self.flush_after(&source)?;
         }

@@ -9,20 +9,29 @@
 
 mod attribute;
 mod change;
+mod checkpoint;
+mod commit;
 mod error;
 mod listing;
+mod made;
 mod open;
 mod resolve;
+mod retain;
 mod staging;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod uploads;
 
+pub use change::Moving;
+pub use checkpoint::{Kept, Resumed, Stale};
+pub use commit::{Parents, Publish, Published};
 pub use error::FsError;
 pub use listing::{Entry, Listing};
 pub use open::OpenError;
-pub use staging::{Parents, Publish, Published, Staging};
+pub use staging::Staging;
 pub use tree::{OpenFile, Options, StagingPlace, Tree};
+pub use uploads::{NoUploadId, Owner, UploadId};
 
 use nix::sys::stat::{FileStat, SFlag};
 

@@ -6,17 +6,20 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
-use super::open::{OpenError, open_staging, open_top};
+use super::commit::existing_file;
+use super::made::Unflushed;
+use super::open::{OpenError, find_staging, open_staging, open_top};
 use super::resolve::{component, open_below, open_directory};
+use super::uploads::Uploads;
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
-use crate::types::{Durability, ErrorCode, FileName, RelPath};
+use crate::types::{Durability, ErrorCode, RelPath};
 
 /// How a tree is to be used.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,8 @@ pub struct Tree {
     pub(super) top: Arc<OwnedFd>,
     pub(super) stage: Arc<OwnedFd>,
     pub(super) options: Options,
+    pub(super) unflushed: Arc<Unflushed>,
+    pub(super) uploads: Arc<Uploads>,
 }
 
 /// A stored file, open for reading.
@@ -61,6 +66,7 @@ struct Identity {
     modified: (i64, i64),
     changed: (i64, i64),
     links: u64,
+    inode: u64,
 }
 
 impl Identity {
@@ -70,6 +76,7 @@ impl Identity {
             modified: (stat.st_mtime, stat.st_mtime_nsec),
             changed: (stat.st_ctime, stat.st_ctime_nsec),
             links: stat.st_nlink,
+            inode: stat.st_ino,
         }
     }
 
@@ -89,39 +96,26 @@ impl Tree {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let top = open_top(path, options.staging)?;
         let stage = open_staging(&top, path, options.staging)?;
-        Ok(Self { top: Arc::new(top), stage: Arc::new(stage), options })
+        let (top, stage) = (Arc::new(top), Arc::new(stage));
+        Ok(Self { top, stage, options, unflushed: Arc::default(), uploads: Arc::default() })
     }
 
     /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
-    /// left out.
+    /// left out. Gives the top.
     ///
     /// # Errors
     /// As [`Tree::open`].
-    pub fn check(path: &Path) -> Result<(), OpenError> {
-        open_top(path, StagingPlace::Directory).map(drop)
+    pub fn check(path: &Path) -> Result<OwnedFd, OpenError> {
+        let top = open_top(path, StagingPlace::Directory)?;
+        find_staging(&top, &path.display().to_string())?;
+        Ok(top)
     }
 
-    /// Removes what unfinished transfers left behind, and gives how many they were.
-    ///
-    /// # Errors
-    /// The staging directory cannot be read or written.
-    pub fn sweep(&self) -> Result<usize, FsError> {
-        let fail = FsError::at("sweep the staging directory");
-        let again = open_below(&self.stage, b".", super::resolve::DIRECTORY, Mode::empty())
-            .map_err(&fail)?;
-        let mut swept = 0;
-        for entry in nix::dir::Dir::from_fd(again).map_err(&fail)? {
-            let entry = entry.map_err(&fail)?;
-            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                continue;
-            }
-            match unlinkat(&self.stage, entry.file_name(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) => swept += 1,
-                Err(Errno::ENOENT | Errno::EISDIR | Errno::EPERM) => {} // Nothing of ours.
-                Err(error) => return Err(fail(error)),
-            }
-        }
-        Ok(swept)
+    /// The account and group that own the directory at `path`; `None` when it cannot be looked at.
+    pub fn owner(path: &Path) -> Option<(u32, u32)> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let stat = open(path, flags, Mode::empty()).and_then(fstat).ok()?;
+        Some((stat.st_uid, stat.st_gid))
     }
 
     /// The descriptor of the top, for a sandbox rule.
@@ -138,12 +132,29 @@ impl Tree {
         Ok(space.blocks_available().saturating_mul(space.fragment_size()))
     }
 
+    /// Refuses what cannot fit.
+    pub(super) fn check_free(&self, bytes: u64) -> Result<(), FsError> {
+        if bytes > self.free_bytes()? {
+            let doing = "make room for the file";
+            return Err(FsError::new(ErrorCode::NoSpace, doing, Some(Errno::ENOSPC)));
+        }
+        Ok(())
+    }
+
+    /// Whether a file of so many bytes would find room; nothing is reserved.
+    ///
+    /// # Errors
+    /// `NoSpace`.
+    pub fn check_room(&self, _target: &RelPath, bytes: u64) -> Result<(), FsError> {
+        self.check_free(bytes)
+    }
+
     /// Starts a file that nobody can see.
     ///
     /// # Errors
     /// As open(2).
     pub fn stage(&self) -> Result<Staging, FsError> {
-        Staging::create(self)
+        Staging::create(self, None)
     }
 
     /// Opens a stored file. It is looked at first through an `O_PATH` descriptor, which nothing can
@@ -210,88 +221,21 @@ impl Tree {
         Listing::new(directory).map_err(FsError::at("open the directory"))
     }
 
-    /// Opens a directory and makes what is missing on the way; `made` remembers what was made.
-    pub(super) fn make_parents(
+    /// Whether a put may take this name as far as age goes: `Denied` when a file that was stored less
+    /// than `retain` ago has it.
+    ///
+    /// # Errors
+    /// That, or as stat(2); a name that is free is no error.
+    pub fn check_replaceable(
         &self,
-        path: Option<&RelPath>,
-        made: &mut Made,
-    ) -> Result<OwnedFd, FsError> {
-        let fail = FsError::at("make the directory");
-        match open_directory(&self.top, path) {
-            Err(Errno::ENOENT) => {}
-            opened => return opened.map_err(FsError::at("open the directory")),
-        }
-        let mut directory = open_directory(&self.top, None).map_err(&fail)?;
-        for name in path.iter().flat_map(|path| path.components()) {
-            let is_new = match mkdirat(&directory, component(&name), self.directory_mode()) {
-                Ok(()) => true,
-                Err(Errno::EEXIST) => false,
-                Err(error) => return Err(fail(error)),
-            };
-            let next =
-                open_below(&directory, name.raw_bytes(), super::resolve::DIRECTORY, Mode::empty());
-            let next = next.map_err(&fail)?;
-            let parent = std::mem::replace(&mut directory, next);
-            if is_new {
-                made.directories.push((parent, name.raw_bytes().to_vec()));
-            }
-        }
-        Ok(directory)
-    }
-
-    /// Makes one directory, which must not be there; `made` remembers it.
-    pub(super) fn make_one(
-        &self,
-        parent: OwnedFd,
-        name: &FileName<'_>,
-        made: &mut Made,
+        path: &RelPath,
+        retain: Option<Duration>,
     ) -> Result<(), FsError> {
-        mkdirat(&parent, component(name), self.directory_mode())
-            .map_err(FsError::at("make the directory"))?;
-        made.directories.push((parent, name.raw_bytes().to_vec()));
-        Ok(())
-    }
-
-    fn directory_mode(&self) -> Mode {
-        Mode::from_bits_truncate(0o777 & !self.options.umask)
-    }
-
-    /// Flushes a directory, unless this tree does without.
-    pub(super) fn flush(&self, directory: impl AsFd) -> nix::Result<()> {
-        match self.options.durability {
-            Durability::Full => fsync(directory),
-            Durability::None => Ok(()),
-        }
-    }
-}
-
-/// Directories that were made on the way to a name, outermost first: each with the one it is in.
-#[derive(Default)]
-pub(super) struct Made {
-    directories: Vec<(OwnedFd, Vec<u8>)>,
-}
-
-impl Made {
-    /// How many they are.
-    pub(super) fn count(&self) -> usize {
-        self.directories.len()
-    }
-
-    /// Makes the new names durable, innermost first.
-    pub(super) fn flush(&self, tree: &Tree) -> Result<(), FsError> {
-        for (parent, _) in self.directories.iter().rev() {
-            tree.flush(parent).map_err(FsError::at("flush the directory"))?;
-        }
-        Ok(())
-    }
-
-    /// Removes them again, as far as nobody uses them yet.
-    pub(super) fn undo(&self) {
-        for (parent, name) in self.directories.iter().rev() {
-            // A directory that is in use by now stays; so do those above it.
-            if unlinkat(parent, name.as_slice(), UnlinkatFlags::RemoveDir).is_err() {
-                return;
-            }
+        let (parent, name) = path.split_last();
+        match open_directory(&self.top, parent.as_ref()) {
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(FsError::at("open the directory")(error)),
+            Ok(parent) => existing_file(&parent, &name, retain).map(drop),
         }
     }
 }
@@ -320,6 +264,15 @@ impl OpenFile {
             }
         }
         Ok(filled)
+    }
+
+    /// What tells this content from any other that its name has had; opaque to everybody else.
+    pub fn version(&self) -> String {
+        let Identity { bytes, modified, changed, inode, .. } = &self.identity;
+        format!(
+            "{bytes:x}-{:x}.{:x}-{:x}.{:x}-{inode:x}",
+            modified.0, modified.1, changed.0, changed.1
+        )
     }
 
     /// Whether the content still is what it was when it was opened, as far as size and times tell.

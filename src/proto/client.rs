@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Abort, Answer, Entries, ErrorMessage, Header, Kind, ProtocolError, Request, Trailer, parse,
 };
+use crate::types::RelPath;
 
 /// What the server may still send for each request, without any I/O. A server that sends what was
 /// not asked for is as broken as a client that does.
@@ -23,7 +24,12 @@ enum Open {
     Mkdir,
     Rename,
     Digest,
-    Get,
+    Resume,
+    Check,
+    /// A get, and where its content begins.
+    Get {
+        offset: u64,
+    },
     /// A get that was announced: the bytes that are still to come.
     Content {
         left: u64,
@@ -59,7 +65,9 @@ impl ClientState {
             self.last_id.checked_add(1).expect("a connection ends long before its ids do");
         let open = match request {
             Request::Put(_) => Open::Put,
-            Request::Get { .. } => Open::Get,
+            Request::Get { offset, .. } => Open::Get { offset: *offset },
+            Request::Resume { .. } => Open::Resume,
+            Request::Check { .. } => Open::Check,
             Request::List { .. } => Open::List,
             Request::Stat { .. } | Request::Unknown => Open::Stat,
             Request::Remove { .. } | Request::Rmdir { .. } => Open::Remove,
@@ -69,6 +77,11 @@ impl ClientState {
         };
         self.open.insert(self.last_id, open);
         self.last_id
+    }
+
+    /// Whether every request has had its final frame.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Judges the header of a frame from the server; `true` when content follows.
@@ -111,7 +124,15 @@ impl ClientState {
         let Header { kind, id, .. } = *header;
         let reply = match kind {
             Kind::Answer => Reply::Answer(parse(kind, payload)?),
-            Kind::Entries => Reply::Entries(parse(kind, payload)?),
+            Kind::Entries => {
+                let entries: Entries = parse(kind, payload)?;
+                check_entries(&entries).map_err(|rule| ProtocolError::OutOfOrder {
+                    kind,
+                    id,
+                    rule,
+                })?;
+                Reply::Entries(entries)
+            }
             Kind::Eof => Reply::Eof,
             Kind::Trailer => Reply::Trailer(parse(kind, payload)?),
             Kind::Abort => Reply::Abort(parse(kind, payload)?),
@@ -125,8 +146,12 @@ impl ClientState {
             }
         };
         let next = match (&reply, self.open.get(&id)) {
-            (Reply::Answer(Answer::File(file)), Some(Open::Get)) => {
-                Some(Open::Content { left: file.bytes })
+            (Reply::Answer(Answer::File(file)), Some(Open::Get { offset })) => {
+                let Some(left) = file.bytes.checked_sub(*offset) else {
+                    let rule = "the file ends before the offset";
+                    return Err(ProtocolError::OutOfOrder { kind, id, rule });
+                };
+                Some(Open::Content { left })
             }
             (Reply::Answer(Answer::Stored(_)), Some(Open::Put))
             | (Reply::Answer(Answer::Stat(_)), Some(Open::Stat))
@@ -135,6 +160,8 @@ impl ClientState {
             | (Reply::Answer(Answer::Made(_)), Some(Open::Mkdir))
             | (Reply::Answer(Answer::Renamed(_)), Some(Open::Rename))
             | (Reply::Answer(Answer::Digest(_)), Some(Open::Digest))
+            | (Reply::Answer(Answer::Resume(_)), Some(Open::Resume))
+            | (Reply::Answer(Answer::Check(_)), Some(Open::Check))
             | (Reply::Trailer(_) | Reply::Abort(_) | Reply::Error(_), _) => None,
             (Reply::Entries(_), Some(open)) => Some(*open),
             (Reply::Eof, _) => Some(Open::Ended),
@@ -147,6 +174,23 @@ impl ClientState {
             None => self.open.remove(&id),
         };
         Ok(reply)
+    }
+}
+
+/// What a listing may hold: names of one component, and something in every frame, so that a server
+/// can neither lead a client astray nor keep it waiting with nothing.
+fn check_entries(entries: &Entries) -> Result<(), &'static str> {
+    if entries.entries.is_empty() {
+        return Err("entries that are none");
+    }
+    let is_name = |name: &[u8]| {
+        RelPath::parse(name)
+            .is_ok_and(|path| path.raw_bytes() == name && path.components().count() == 1)
+    };
+    if entries.entries.iter().all(|entry| is_name(&entry.name.0)) {
+        Ok(())
+    } else {
+        Err("an entry whose name no directory can hold")
     }
 }
 
@@ -217,7 +261,8 @@ mod tests {
         ];
         for (frames, ok, why) in rows {
             let mut state = ClientState::default();
-            assert_eq!(state.begin(&Request::Get { path: WirePath(b"x".to_vec()) }), 1);
+            let path = WirePath(b"x".to_vec());
+            assert_eq!(state.begin(&Request::Get { path, offset: 0, version: None }), 1);
             let outcome = frames
                 .iter()
                 .try_for_each(|(kind, id, payload)| feed(&mut state, *kind, *id, payload));

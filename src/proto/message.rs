@@ -110,93 +110,6 @@ impl<'de> Deserialize<'de> for WirePath {
     }
 }
 
-/// One request.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(tag = "verb", rename_all = "snake_case")]
-pub enum Request {
-    /// Store what follows.
-    Put(PutRequest),
-    /// Send a file.
-    Get {
-        /// Which file.
-        path: WirePath,
-    },
-    /// Name what a directory holds.
-    List {
-        /// Which directory; the home without it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        path: Option<WirePath>,
-    },
-    /// Describe one name.
-    Stat {
-        /// Which name; the home without it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        path: Option<WirePath>,
-    },
-    /// Delete what is no directory.
-    Remove {
-        /// Which name.
-        path: WirePath,
-    },
-    /// Delete an empty directory.
-    Rmdir {
-        /// Which directory.
-        path: WirePath,
-    },
-    /// Make a directory.
-    Mkdir {
-        /// Its name.
-        path: WirePath,
-        /// Whether to make those above it too, and to be content with one that is there.
-        #[serde(default)]
-        parents: bool,
-    },
-    /// Give a file or directory another name.
-    Rename {
-        /// Its name before.
-        path: WirePath,
-        /// Its name after.
-        to: WirePath,
-        /// Whether a file of that name may be replaced.
-        #[serde(default)]
-        replace: bool,
-    },
-    /// Learn a file's digest.
-    Digest {
-        /// Which file.
-        path: WirePath,
-        /// Whether to read the content even where the digest is kept, and to compare the two.
-        #[serde(default)]
-        reread: bool,
-    },
-    /// A verb of a later version.
-    #[serde(other)]
-    Unknown,
-}
-
-/// What a put announces.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct PutRequest {
-    /// The name to store under.
-    pub path: WirePath,
-    /// The size, when it is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// Permission bits, before the server's umask.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<u32>,
-    /// Time of modification, nanoseconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtime_ns: Option<i64>,
-    /// Whether a file of that name may be replaced.
-    #[serde(default = "yes")]
-    pub replace: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
 /// What ends a transfer: how much was sent, and its digest.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Trailer {
@@ -234,6 +147,28 @@ pub enum Answer {
     Renamed(Renamed),
     /// A file's digest.
     Digest(DigestInfo),
+    /// What is kept of a put that was cut.
+    Resume(ResumeInfo),
+    /// A put would be taken.
+    Check(CheckInfo),
+}
+
+/// What is kept of an upload.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ResumeInfo {
+    /// What the server calls it.
+    pub upload: String,
+    /// How many bytes of it are safe.
+    pub offset: u64,
+    /// SHA-256 of these bytes.
+    pub sha256: Sha256Digest,
+}
+
+/// What a put would meet.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CheckInfo {
+    /// Whether there is a file that it would replace.
+    pub exists: bool,
 }
 
 /// Nothing more to say.
@@ -281,14 +216,17 @@ pub struct Stored {
 }
 
 /// What a get is going to send.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct FileInfo {
-    /// Bytes of content.
+    /// Bytes of content, those before the offset included.
     pub bytes: u64,
     /// Permission bits.
     pub mode: u32,
     /// Time of modification, nanoseconds since 1970.
     pub mtime_ns: i64,
+    /// What tells this content from any other that the name has had; means something to the server only.
+    #[serde(default)]
+    pub version: String,
 }
 
 /// How a list ended.
@@ -401,6 +339,7 @@ impl<'de> Deserialize<'de> for ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::{PutRequest, Request};
 
     type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -415,6 +354,8 @@ mod tests {
             mode: None,
             mtime_ns: None,
             replace: true,
+            resumable: false,
+            resume: None,
         };
         assert_eq!(put, Request::Put(expected));
         let trailer = Trailer { bytes: 3, sha256: digest.parse()? };

@@ -6,15 +6,17 @@
 mod client;
 mod frame;
 mod message;
+mod request;
 mod server;
 
 pub use client::{ClientState, Reply};
 pub use frame::{FrameError, Header, Kind};
 pub use message::{
-    Abort, Answer, ClientHello, DigestInfo, Empty, Entries, Entry, EntryType, ErrorMessage,
-    FileInfo, HelloLimits, Listed, Made, PutRequest, Renamed, Request, ServerHello, StatInfo,
+    Abort, Answer, CheckInfo, ClientHello, DigestInfo, Empty, Entries, Entry, EntryType,
+    ErrorMessage, FileInfo, HelloLimits, Listed, Made, Renamed, ResumeInfo, ServerHello, StatInfo,
     Stored, Trailer, VERSION, VersionRange, WirePath,
 };
+pub use request::{PutRequest, Request, ResumeAt};
 pub use server::{Event, Expect, ServerState, UPLOADS_MAX};
 
 use thiserror::Error;

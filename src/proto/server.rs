@@ -78,6 +78,11 @@ impl ServerState {
         }
     }
 
+    /// Whether the client has said HELLO.
+    pub fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Whether nothing is in flight, so that the connection counts as idle.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.uploads.is_empty()
@@ -120,7 +125,7 @@ impl ServerState {
                 match kind {
                     Kind::Data if upload.eof => refuse("content after EOF"),
                     Kind::Data => {
-                        upload.received = upload.received.saturating_add(u64::from(payload_bytes));
+                        upload.received = upload.received.saturating_add(payload_bytes.into());
                         if upload.announced.is_some_and(|announced| upload.received > announced) {
                             return refuse("more content than announced");
                         }
@@ -189,7 +194,10 @@ impl ServerState {
         }
         let open = self.uploads.values().filter(|upload| !upload.refused).count();
         let refused = !self.admit(id, open < UPLOADS_MAX);
-        self.uploads.insert(id, Upload { announced: put.bytes, received: 0, eof: false, refused });
+        // Lengths are of the whole content: what is continued counts what was there.
+        let received = put.resume.as_ref().map_or(0, |resume| resume.offset);
+        let announced = put.bytes;
+        self.uploads.insert(id, Upload { announced, received, eof: false, refused });
         Ok(if refused { Event::TooMany } else { Event::Put(put) })
     }
 
@@ -246,6 +254,8 @@ mod tests {
     }
 
     const PUT: &[u8] = br#"{"verb":"put","path":"x","bytes":3}"#;
+    const RESUMED: &[u8] =
+        br#"{"verb":"put","path":"x","bytes":3,"resume":{"upload":"0","offset":2}}"#;
     const TRAILER: &[u8] = br#"{"bytes":3,"sha256":"98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4"}"#;
 
     #[test]
@@ -312,6 +322,11 @@ mod tests {
             (
                 &[(Kind::Request, 1, PUT), (Kind::Eof, 1, b""), (Kind::Data, 1, b"x")],
                 "content after EOF",
+            ),
+            (&[(Kind::Request, 1, RESUMED), (Kind::Data, 1, b"xx")], "more, with what was there"),
+            (
+                &[(Kind::Request, 1, RESUMED), (Kind::Eof, 1, b""), (Kind::Trailer, 1, TRAILER)],
+                "less, with what was there",
             ),
             (&[(Kind::Cancel, 1, b"")], "cancel of the future"),
             (&[(Kind::Answer, 1, b"{}")], "a server's frame"),

@@ -25,16 +25,8 @@ pub async fn digest<F: Source>(
     if let (Some(digest), Some(stat), false) = (kept, &stat, reread) {
         return Ok((Seal { bytes: stat.bytes, digest }, false));
     }
-    let mut state = (source, Sha256::new(), 0_u64);
-    loop {
-        let buffer = share.acquire(BUFFER_BYTES as u64).await;
-        let (rest, ended) = workers.run(move || slice(state, buffer)).await??;
-        state = rest;
-        if ended {
-            break;
-        }
-    }
-    let (source, hasher, bytes) = state;
+    let state = (source, Sha256::new(), 0_u64);
+    let (source, hasher, bytes) = read_until(state, u64::MAX, share, workers).await?;
     let unchanged = workers.run(move || source.unchanged()).await??;
     if !unchanged || stat.is_some_and(|stat| stat.bytes != bytes) {
         return Err(TransferError::Changed);
@@ -46,20 +38,55 @@ pub async fn digest<F: Source>(
     }
 }
 
+/// Hashes what comes before `offset`.
+///
+/// # Errors
+/// `Changed` when the file ends before; the store's.
+pub(super) async fn hash_before<F: Source>(
+    source: F,
+    hasher: Sha256,
+    offset: u64,
+    share: &Share,
+    workers: &Workers,
+) -> Result<(F, Sha256), TransferError> {
+    let state = (source, hasher, 0);
+    let (source, hasher, bytes) = read_until(state, offset, share, workers).await?;
+    if bytes == offset { Ok((source, hasher)) } else { Err(TransferError::Changed) }
+}
+
 type State<F> = (F, Sha256, u64);
+
+/// Reads up to `end`, or the end of the file.
+async fn read_until<F: Source>(
+    mut state: State<F>,
+    end: u64,
+    share: &Share,
+    workers: &Workers,
+) -> Result<State<F>, TransferError> {
+    loop {
+        let buffer = share.acquire(BUFFER_BYTES as u64).await;
+        let (rest, ended) = workers.run(move || slice(state, end, buffer)).await??;
+        state = rest;
+        if ended {
+            return Ok(state);
+        }
+    }
+}
 
 /// Reads on for a while; gives whether the end was reached.
 fn slice<F: Source>(
     state: State<F>,
+    end: u64,
     mut buffer: super::Buffer,
 ) -> Result<(State<F>, bool), TransferError> {
     let (mut source, mut hasher, mut offset) = state;
     for _ in 0..SLICE {
         let room = buffer.room();
-        let read = source.read_at(room, offset)?;
+        let most = room.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+        let read = source.read_at(&mut room[..most], offset)?;
         hasher.update(&room[..read]);
         offset += read as u64;
-        if read < room.len() {
+        if read < most || offset == end {
             return Ok(((source, hasher, offset), true));
         }
     }

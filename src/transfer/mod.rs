@@ -17,9 +17,9 @@ mod tests;
 pub use digest::digest;
 pub use error::TransferError;
 pub use pool::{Buffer, Pool, Share};
-pub use receive::{Incoming, receive};
-pub use send::{Outbox, list, send};
-pub use staged::{Committed, Seal, Staged, Terms, Verified};
+pub use receive::{Incoming, Keep, check, receive};
+pub use send::{Outbox, list, send, send_from};
+pub use staged::{Committed, Seal, Staged, Terms, Verified, digest_at};
 pub use store::{Sink, Source, Staging, Store};
 
 use std::sync::Arc;
@@ -38,8 +38,8 @@ const LINGER: Duration = Duration::from_millis(20);
 /// One step of a transfer, on its way between a connection and a file thread.
 #[derive(Debug)]
 pub enum Part {
-    /// A file is about to be sent.
-    Begin(Stat),
+    /// A file is about to be sent, in this version.
+    Begin(Stat, String),
     /// Some of its content.
     Data(Buffer),
     /// The content is complete.

@@ -1,15 +1,16 @@
 //! A file on its way in: from a channel of parts to a committed name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::staged::Terms;
-use super::{Committed, LINGER, Part, Seal, Sink, Staged, Staging, TransferError, Workers};
+use super::{Committed, LINGER, Part, Seal, Sink, Staged, Store, TransferError, Workers};
 use crate::access::Overwrite;
-use crate::fsroot::{FsError, Kind, Parents};
+use crate::fsroot::{FsError, Kind, Owner, Parents, UploadId};
 use crate::types::limits::BUFFER_BYTES;
 use crate::types::{ErrorCode, RelPath};
 
@@ -24,12 +25,25 @@ pub struct Incoming {
     pub bytes_max: u64,
     /// What may happen to a name that is taken.
     pub overwrite: Overwrite,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain: Option<Duration>,
     /// What to do about missing parent directories.
     pub parents: Parents,
     /// Permission bits, before the umask.
     pub mode: Option<u32>,
     /// Time of modification, nanoseconds since 1970.
     pub mtime_ns: Option<i64>,
+    /// For whom what has arrived is kept when the transfer is cut.
+    pub keep: Option<Keep>,
+}
+
+/// How a transfer that is cut is gone on with.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// For whom.
+    pub owner: Owner,
+    /// Which upload this one continues, and from which byte on.
+    pub resume: Option<(UploadId, u64)>,
 }
 
 /// Where a transfer stands between two visits to a file thread.
@@ -48,10 +62,11 @@ enum Visit<S: Sink> {
 /// Takes parts until [`Part::End`], verifies and commits.
 ///
 /// What is refused for its size or its name is refused before any content is waited for, unless it
-/// is so small that all of it is under way. A channel that closes before its end is an abort.
+/// is so small that all of it is under way. A channel that closes before its end is a cut; what is given
+/// up on purpose ends with [`Part::Failed`].
 ///
 /// # Errors
-/// Nothing is stored, and nothing staged is left; see [`TransferError`].
+/// Nothing is stored, and nothing staged is left, save what is kept after a cut; see [`TransferError`].
 pub async fn receive<S: Sink>(
     store: Arc<S>,
     incoming: Incoming,
@@ -66,8 +81,9 @@ pub async fn receive<S: Sink>(
     let mut first = if is_small { progress.parts.recv().await.map(Some) } else { Some(None) };
     loop {
         let Some(part) = first else {
-            // Unlinking is file work too.
-            workers.run(move || drop(progress)).await?;
+            // Flushing or unlinking is file work too.
+            let mut progress = progress;
+            workers.run(move || progress.cut()).await?;
             return Err(TransferError::Aborted);
         };
         let runtime = Handle::current();
@@ -91,12 +107,16 @@ impl<S: Sink> Progress<S> {
             part = match self.parts.try_recv() {
                 Ok(part) => Some(part),
                 Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.cut();
                     return Visit::Done(Err(TransferError::Aborted));
                 }
                 Err(mpsc::error::TryRecvError::Empty) => {
                     match runtime.block_on(async { timeout(LINGER, self.parts.recv()).await }) {
                         Ok(Some(part)) => Some(part),
-                        Ok(None) => return Visit::Done(Err(TransferError::Aborted)),
+                        Ok(None) => {
+                            self.cut();
+                            return Visit::Done(Err(TransferError::Aborted));
+                        }
                         Err(_) => return Visit::Parked(self),
                     }
                 }
@@ -114,7 +134,7 @@ impl<S: Sink> Progress<S> {
             Some(Part::Data(buffer)) => staged.write(buffer.content())?,
             Some(Part::End(seal)) => return self.finish(staged, seal).map(Some),
             Some(Part::Failed(error)) => return Err(error),
-            Some(Part::Begin(_) | Part::Entries(_) | Part::Listed(_)) => {
+            Some(Part::Begin(..) | Part::Entries(_) | Part::Listed(_)) => {
                 return Err(TransferError::Aborted);
             }
         }
@@ -125,40 +145,101 @@ impl<S: Sink> Progress<S> {
     /// Refuses what can be refused by looking, then starts the staging file. The commit decides
     /// again, atomically.
     fn open(&self) -> Result<Staged<S::Staging>, TransferError> {
-        let target = &self.incoming.target;
-        match (self.store.stat(Some(target)), self.incoming.overwrite) {
-            (Ok(_), Overwrite::Never) => {
-                return Err(FsError::new(
-                    ErrorCode::Exists,
-                    "store the file: the name is taken",
-                    None,
-                )
-                .into());
+        look(&*self.store, &self.incoming)?;
+        let Incoming { announced, bytes_max, ref keep, .. } = self.incoming;
+        let resume = keep.as_ref().and_then(|keep| keep.resume.map(|at| (&keep.owner, at)));
+        let mut staged = match (resume, keep) {
+            (Some((owner, (id, offset))), _) => {
+                let (staging, state) = self.store.resume(owner, id, offset)?;
+                Staged::resumed(staging, &state, offset, bytes_max)?
             }
-            (Ok(stat), _) if stat.kind != Kind::File => {
-                let doing = "replace what stands under this name: it is not a regular file";
-                return Err(FsError::new(ErrorCode::WrongType, doing, None).into());
+            (None, Some(keep)) => {
+                Staged::new(self.store.stage_for(&keep.owner, announced)?, bytes_max)
             }
-            (Err(error), Overwrite::Only) if error.code() == ErrorCode::NotFound => {
-                return Err(TransferError::ReplaceOnly);
-            }
-            (Err(error), _) if error.code() != ErrorCode::NotFound => return Err(error.into()),
-            _ => {}
+            (None, None) => Staged::new(self.store.stage()?, bytes_max),
+        };
+        if let Some(Err(error)) = announced.map(|bytes| staged.reserve(bytes)) {
+            staged.leave(); // There may be room another day.
+            return Err(error);
         }
-        let mut staging = self.store.stage()?;
-        if let Some(bytes) = self.incoming.announced {
-            staging.reserve(bytes)?;
+        Ok(staged)
+    }
+
+    /// The transfer was cut: what has arrived is kept where that was wanted.
+    fn cut(&mut self) {
+        if let Some(staged) = self.staged.take() {
+            staged.keep();
         }
-        Ok(Staged::new(staging, self.incoming.bytes_max))
     }
 
     fn finish(&self, staged: Staged<S::Staging>, seal: Seal) -> Result<Committed, TransferError> {
         let terms = Terms {
             replace: self.incoming.overwrite != Overwrite::Never,
+            retain: self.incoming.retain,
             parents: self.incoming.parents,
             mode: self.incoming.mode,
             mtime_ns: self.incoming.mtime_ns,
         };
         staged.verify(seal)?.commit(&self.incoming.target, &terms)
+    }
+}
+
+/// Looks at the name that a file is to have; gives whether a file has it that would be replaced.
+fn look<S: Sink>(store: &S, incoming: &Incoming) -> Result<bool, TransferError> {
+    match (store.stat(Some(&incoming.target)), incoming.overwrite) {
+        (Ok(_), Overwrite::Never) => {
+            let doing = "store the file: the name is taken";
+            Err(FsError::new(ErrorCode::Exists, doing, None).into())
+        }
+        (Ok(stat), _) if stat.kind != Kind::File => {
+            let doing = "replace what stands under this name: it is not a regular file";
+            Err(FsError::new(ErrorCode::WrongType, doing, None).into())
+        }
+        (Ok(_), _) => {
+            if incoming.retain.is_some() {
+                store.check_replaceable(&incoming.target, incoming.retain)?;
+            }
+            Ok(true)
+        }
+        (Err(error), _) if error.code() != ErrorCode::NotFound => Err(error.into()),
+        (Err(_), Overwrite::Only) => Err(TransferError::ReplaceOnly),
+        (Err(_), _) => Ok(false),
+    }
+}
+
+/// Says what [`receive`] would say before any content, and changes nothing; gives whether a file would
+/// be replaced.
+///
+/// # Errors
+/// As [`receive`].
+pub fn check<S: Store>(store: &S, incoming: &Incoming) -> Result<bool, TransferError> {
+    let Incoming { target, announced, bytes_max, parents, .. } = incoming;
+    if announced.is_some_and(|bytes| bytes > *bytes_max) {
+        return Err(TransferError::TooLarge { limit: *bytes_max });
+    }
+    let exists = look(store, incoming)?;
+    if !exists {
+        let mut directory = target.split_last().0;
+        let (depth, may_miss) = (directory.iter().flat_map(RelPath::components).count(), *parents);
+        let must_exist = match may_miss {
+            Parents::MustExist => depth,
+            Parents::Make => 0,
+            Parents::MakeFrom(least) => depth.min(least.saturating_sub(1)),
+        };
+        for _ in must_exist..depth {
+            directory = directory.and_then(|directory| directory.split_last().0);
+        }
+        store.stat(directory.as_ref())?;
+    }
+    store.check_room(target, announced.unwrap_or(0))?;
+    Ok(exists)
+}
+
+/// A transfer that is dropped between two visits, because the daemon ends.
+impl<S: Sink> Drop for Progress<S> {
+    fn drop(&mut self) {
+        if let Some(staged) = self.staged.take() {
+            staged.leave();
+        }
     }
 }

@@ -1,14 +1,16 @@
 //! A file or a directory on its way out: from the store to a channel of parts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::digest::hash_before;
 use super::staged::digest_of;
 use super::{Buffer, LINGER, Part, Seal, Share, Source, Store, TransferError, Workers};
+use crate::access::Hidden;
 use crate::fsroot::Entry;
 use crate::types::RelPath;
 use crate::types::limits::BUFFER_BYTES;
@@ -52,6 +54,8 @@ struct Progress<F> {
     hasher: Option<Sha256>,
     outbox: Outbox,
     share: Share,
+    /// Gone when the request was given up, which a file thread does not notice by itself.
+    wanted: Weak<()>,
 }
 
 /// Sends the content of `source` as parts and gives what a trailer says about it; the caller sends
@@ -69,11 +73,32 @@ pub async fn send<F: Source>(
     share: Share,
     workers: &Workers,
 ) -> Result<Seal, TransferError> {
+    send_from(source, 0, outbox, share, workers).await
+}
+
+/// The same from `offset` on, which must not lie behind the end; the seal is of the whole. What comes
+/// before it is read only where no digest is kept.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_from<F: Source>(
+    mut source: F,
+    offset: u64,
+    outbox: Outbox,
+    share: Share,
+    workers: &Workers,
+) -> Result<Seal, TransferError> {
     let known = source.stat().and_then(|stat| stat.digest);
     let bytes = source.stat().map(|stat| stat.bytes);
-    let hasher = known.is_none().then(Sha256::new);
-    let mut progress = Box::new(Progress { source, offset: 0, hasher, outbox, share });
-    let mut complete = bytes == Some(0);
+    let mut hasher = known.is_none().then(Sha256::new);
+    if let Some(state) = hasher.take_if(|_| offset > 0) {
+        let (rest, state) = hash_before(source, state, offset, &share, workers).await?;
+        (source, hasher) = (rest, Some(state));
+    }
+    let alive = Arc::new(());
+    let wanted = Arc::downgrade(&alive);
+    let mut progress = Box::new(Progress { source, offset, hasher, outbox, share, wanted });
+    let mut complete = bytes == Some(offset);
     while !complete {
         let due = bytes.map_or(u64::MAX, |bytes| bytes - progress.offset);
         let slot = progress.outbox.slot(&progress.share, due).await?;
@@ -99,6 +124,9 @@ impl<F: Source> Progress<F> {
     ) -> Result<bool, TransferError> {
         let mut slot = slot;
         loop {
+            if self.wanted.strong_count() == 0 {
+                return Err(TransferError::Aborted);
+            }
             let (permit, mut buffer) = slot;
             let due = bytes.map_or(u64::MAX, |bytes| bytes - self.offset);
             let room = buffer.room();
@@ -143,13 +171,15 @@ impl<F: Source> Progress<F> {
     }
 }
 
-/// Sends what a directory holds, in the directory's own order, and gives how many entries it was.
+/// Sends what a directory holds and is not hidden, in the directory's own order, and gives how many
+/// entries it was.
 ///
 /// # Errors
 /// The store's, or `Aborted` when the connection is gone.
 pub async fn list<S: Store>(
     store: Arc<S>,
     path: Option<RelPath>,
+    hidden: &Hidden,
     outbox: &Outbox,
     workers: &Workers,
 ) -> Result<u64, TransferError> {
@@ -160,10 +190,11 @@ pub async fn list<S: Store>(
             let batch = listing.by_ref().take(ENTRIES_MAX).collect::<Result<Vec<Entry>, _>>();
             batch.map(|batch| (listing, batch))
         });
-        let (rest, entries) = batch.await??;
+        let (rest, mut entries) = batch.await??;
         listing = rest;
-        total += entries.len() as u64;
         let is_last = entries.len() < ENTRIES_MAX;
+        entries.retain(|entry| !hidden.hides(&entry.name));
+        total += entries.len() as u64;
         if !entries.is_empty() {
             outbox.send(Part::Entries(entries)).await?;
         }

@@ -3,11 +3,14 @@
 //! [`Staged`] takes bytes, [`Staged::verify`] is the only source of [`Verified`], and
 //! [`Verified::commit`] the only source of [`Committed`], without which no answer says "stored".
 
+use std::time::Duration;
+
+use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
 use sha2::{Digest, Sha256};
 
 use super::{Staging, TransferError};
-use crate::fsroot::Publish;
-use crate::types::{RelPath, Sha256Digest};
+use crate::fsroot::{FsError, Publish};
+use crate::types::{ErrorCode, RelPath, Sha256Digest};
 
 /// What ends a transfer: length and digest of its content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,7 +61,40 @@ impl<S: Staging> Staged<S> {
             return Err(TransferError::TooLarge { limit: self.bytes_max });
         }
         self.hasher.update(bytes);
-        Ok(self.staging.write_all(bytes)?)
+        self.staging.write_all(bytes)?;
+        Ok(self.staging.settle(|| self.hasher.serialize().to_vec())?)
+    }
+
+    /// Goes on with what was kept: `bytes` of content, and the state of the hash over them.
+    ///
+    /// # Errors
+    /// `NotFound` when the state is none that this build can read; the staged file is gone.
+    pub fn resumed(
+        staging: S,
+        state: &[u8],
+        bytes: u64,
+        bytes_max: u64,
+    ) -> Result<Self, TransferError> {
+        let hasher = restored(state)?;
+        Ok(Self { staging, hasher, bytes, bytes_max })
+    }
+
+    /// Keeps what was written: the transfer was cut.
+    pub fn keep(self) {
+        self.staging.keep(&self.hasher.serialize());
+    }
+
+    /// Keeps what was safe already: there is no time for more.
+    pub fn leave(self) {
+        self.staging.leave();
+    }
+
+    /// Makes sure of room for so many bytes in all.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), TransferError> {
+        Ok(self.staging.reserve(bytes)?)
     }
 
     /// Compares what was written with what the sender says it sent.
@@ -85,6 +121,7 @@ impl<S: Staging> Verified<S> {
     pub fn commit(self, target: &RelPath, terms: &Terms) -> Result<Committed, TransferError> {
         let publish = Publish {
             replace: terms.replace,
+            retain: terms.retain,
             parents: terms.parents,
             mode: terms.mode,
             mtime_ns: terms.mtime_ns,
@@ -117,6 +154,25 @@ impl Committed {
     }
 }
 
+/// The hash that a checkpoint has kept.
+fn restored(state: &[u8]) -> Result<Sha256, TransferError> {
+    SerializedState::<Sha256>::try_from(state)
+        .ok()
+        .and_then(|state| Sha256::deserialize(&state).ok())
+        .ok_or_else(|| {
+            let doing = "resume the upload: its checkpoint is of another version";
+            FsError::new(ErrorCode::NotFound, doing, None).into()
+        })
+}
+
+/// The digest of the bytes before a checkpoint.
+///
+/// # Errors
+/// `NotFound` when the state is none that this build can read.
+pub fn digest_at(state: &[u8]) -> Result<Sha256Digest, TransferError> {
+    restored(state).map(digest_of)
+}
+
 pub(super) fn digest_of(hasher: Sha256) -> Sha256Digest {
     Sha256Digest(hasher.finalize().into())
 }
@@ -126,6 +182,8 @@ pub(super) fn digest_of(hasher: Sha256) -> Sha256Digest {
 pub struct Terms {
     /// Whether a file of that name may be replaced.
     pub replace: bool,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain: Option<Duration>,
     /// What to do about missing parent directories.
     pub parents: crate::fsroot::Parents,
     /// Permission bits, before the umask.

@@ -1,10 +1,12 @@
 //! What a transfer needs of a place that keeps files.
 
+use std::time::Duration;
+
 use crate::fsroot::{
-    Entry, FsError, Listing, OpenFile, Parents, Publish, Published, Staging as StagingFile, Stat,
-    Tree,
+    Entry, FsError, Kept, Listing, Moving, OpenFile, Owner, Parents, Publish, Published,
+    Staging as StagingFile, Stat, Tree, UploadId,
 };
-use crate::types::RelPath;
+use crate::types::{ErrorCode, RelPath};
 
 /// A place that takes files by name: a store, or something like standard output.
 ///
@@ -15,8 +17,25 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Starts a file that nobody can see.
     fn stage(&self) -> Result<Self::Staging, FsError>;
+    /// The same, of a file that [`Staging::keep`] keeps; a place that keeps nothing needs no more.
+    fn stage_for(&self, _owner: &Owner, _bytes: Option<u64>) -> Result<Self::Staging, FsError> {
+        self.stage()
+    }
+    /// Takes up a file that was kept; gives the state of its hash too.
+    fn resume(
+        &self,
+        _owner: &Owner,
+        _id: UploadId,
+        _offset: u64,
+    ) -> Result<(Self::Staging, Vec<u8>), FsError> {
+        Err(FsError::new(ErrorCode::NotFound, "resume: nothing is kept here", None))
+    }
     /// Describes a name; `None` is the top.
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError>;
+    /// Refuses early what the commit would: a name whose file was stored less than `retain` ago.
+    fn check_replaceable(&self, _path: &RelPath, _retain: Option<Duration>) -> Result<(), FsError> {
+        Ok(())
+    }
 }
 
 /// A place that keeps files by name: the confined tree, and in the tests one that fails on demand.
@@ -26,16 +45,22 @@ pub trait Store: Sink {
     /// A directory being read.
     type Listing: Iterator<Item = Result<Entry, FsError>> + Send + 'static;
 
+    /// What is kept of an upload that was cut.
+    fn kept(&self, owner: &Owner) -> Result<Kept, FsError>;
+    /// Removes what of uploads nobody has continued for so long; gives how many they were.
+    fn expire(&self, age: Duration) -> usize;
+    /// Whether a file of so many bytes would find room.
+    fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError>;
     /// Opens a stored file.
     fn open(&self, path: &RelPath) -> Result<Self::Source, FsError>;
     /// Makes a directory; gives how many were made.
     fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError>;
-    /// Removes the name of what is no directory.
-    fn remove(&self, path: &RelPath) -> Result<(), FsError>;
+    /// Removes the name of what is no directory and was not stored less than `retain` ago.
+    fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError>;
     /// Removes an empty directory.
     fn remove_directory(&self, path: &RelPath) -> Result<(), FsError>;
     /// Changes a name; gives whether a file was replaced.
-    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError>;
+    fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError>;
     /// Reads a directory; `None` is the top.
     fn list(&self, path: Option<&RelPath>) -> Result<Self::Listing, FsError>;
 }
@@ -46,6 +71,22 @@ pub trait Staging: Send + 'static {
     fn reserve(&mut self, bytes: u64) -> Result<(), FsError>;
     /// Appends.
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), FsError>;
+    /// Makes what was written safe when it is time, with the state of its hash where that is kept.
+    fn settle(&mut self, _state: impl FnOnce() -> Vec<u8>) -> Result<(), FsError> {
+        Ok(())
+    }
+    /// Keeps the file for its owner, as it is.
+    fn keep(self, _state: &[u8])
+    where
+        Self: Sized,
+    {
+    }
+    /// Keeps the file for its owner as it was when it was last safe.
+    fn leave(self)
+    where
+        Self: Sized,
+    {
+    }
     /// Makes the file durable under its name: whole, or not at all.
     fn commit(self, target: &RelPath, publish: &Publish) -> Result<Published, FsError>;
 }
@@ -54,6 +95,10 @@ pub trait Staging: Send + 'static {
 pub trait Source: Send + 'static {
     /// What it was when it was opened; `None` for a stream whose end is not known.
     fn stat(&self) -> Option<&Stat>;
+    /// What tells this content from any other that its name has had; empty where nobody asks.
+    fn version(&self) -> String {
+        String::new()
+    }
     /// Fills `buffer` as far as possible; less than asked for is the end.
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, FsError>;
     /// Whether it still is what it was when it was opened.
@@ -67,14 +112,43 @@ impl Sink for Tree {
         Tree::stage(self)
     }
 
+    fn stage_for(&self, owner: &Owner, bytes: Option<u64>) -> Result<StagingFile, FsError> {
+        Tree::stage_for(self, owner, bytes)
+    }
+
+    fn resume(
+        &self,
+        owner: &Owner,
+        id: UploadId,
+        offset: u64,
+    ) -> Result<(StagingFile, Vec<u8>), FsError> {
+        Tree::resume(self, owner, id, offset)
+    }
+
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
         Tree::stat(self, path)
+    }
+
+    fn check_replaceable(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
+        Tree::check_replaceable(self, path, retain)
     }
 }
 
 impl Store for Tree {
     type Source = OpenFile;
     type Listing = Listing;
+
+    fn kept(&self, owner: &Owner) -> Result<Kept, FsError> {
+        Tree::kept(self, owner)
+    }
+
+    fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError> {
+        Tree::check_room(self, target, bytes)
+    }
+
+    fn expire(&self, age: Duration) -> usize {
+        Tree::expire(self, age)
+    }
 
     fn open(&self, path: &RelPath) -> Result<OpenFile, FsError> {
         self.open_file(path)
@@ -84,16 +158,16 @@ impl Store for Tree {
         Tree::make_directory(self, path, parents)
     }
 
-    fn remove(&self, path: &RelPath) -> Result<(), FsError> {
-        Tree::remove(self, path)
+    fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
+        Tree::remove(self, path, retain)
     }
 
     fn remove_directory(&self, path: &RelPath) -> Result<(), FsError> {
         Tree::remove_directory(self, path)
     }
 
-    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError> {
-        Tree::rename(self, from, to, replace)
+    fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
+        Tree::rename(self, from, to, terms)
     }
 
     fn list(&self, path: Option<&RelPath>) -> Result<Listing, FsError> {
@@ -110,6 +184,18 @@ impl Staging for StagingFile {
         StagingFile::write_all(self, bytes)
     }
 
+    fn settle(&mut self, state: impl FnOnce() -> Vec<u8>) -> Result<(), FsError> {
+        StagingFile::settle(self, state)
+    }
+
+    fn keep(self, state: &[u8]) {
+        StagingFile::keep(self, state);
+    }
+
+    fn leave(self) {
+        StagingFile::leave(self);
+    }
+
     fn commit(self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
         StagingFile::commit(self, target, publish)
     }
@@ -118,6 +204,10 @@ impl Staging for StagingFile {
 impl Source for OpenFile {
     fn stat(&self) -> Option<&Stat> {
         Some(OpenFile::stat(self))
+    }
+
+    fn version(&self) -> String {
+        OpenFile::version(self)
     }
 
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, FsError> {

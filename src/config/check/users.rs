@@ -8,7 +8,7 @@ use super::Check;
 use crate::config::raw::{RawUser, Value};
 use crate::config::settings::User;
 use crate::types::limits::HOME_BYTES_MAX;
-use crate::types::{NameError, Principal, PublicKey, RelPath, Right, Rights};
+use crate::types::{NameError, Principal, PublicKey, RelPath};
 
 /// Bytes in the name of a user.
 const USER_NAME_BYTES_MAX: usize = 64;
@@ -78,8 +78,11 @@ impl Check<'_> {
             self.problems.add(at, format!("{label}.keys"), message);
         }
         let home = self.user_home(&label, raw.home, named);
-        let rights = self.user_rights(&label, at, raw.allow);
-        let principal = Principal { name: name?, home: home.ok()?, rights: rights? };
+        let rules = self.user_paths(&label, raw.path);
+        let rights = self.rights(&label, at, raw.allow, !rules.is_empty());
+        let retain = self.retain(&label, raw.retain);
+        let principal =
+            Principal { name: name?, home: home.ok()?, rights: rights?, retain: retain?, rules };
         Some(User { principal, keys, uids })
     }
 
@@ -219,33 +222,6 @@ impl Check<'_> {
         };
         self.problems.add(value.span().start, key, message);
         Err(())
-    }
-
-    fn user_rights(&mut self, label: &str, at: usize, value: Option<&Value<'_>>) -> Option<Rights> {
-        let key = format!("{label}.allow");
-        let words = Right::ALL.map(Right::name).join(", ");
-        let Some(value) = value else {
-            self.problems.add(at, key, format!("missing; list what the user may do: {words}"));
-            return None;
-        };
-        let elements = self.strings(&key, value, "a list such as [\"get\", \"list\"]");
-        if value.get_ref().as_array()?.is_empty() {
-            let message = format!("is empty; list what the user may do: {words}");
-            self.problems.add(value.span().start, key, message);
-            return None;
-        }
-        let mut rights: Vec<Right> = Vec::with_capacity(elements.len());
-        for (key, element, text) in elements {
-            let at = element.span().start;
-            match text.parse::<Right>() {
-                Ok(right) if rights.contains(&right) => {
-                    self.problems.add(at, key, format!("\"{text}\" stands in the list twice"));
-                }
-                Ok(right) => rights.push(right),
-                Err(error) => self.problems.add(at, key, error.to_string()),
-            }
-        }
-        Some(rights.into_iter().collect())
     }
 }
 

@@ -1,0 +1,96 @@
+//! Going on with a put that was cut, and asking what a put would be told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::outgoing::Final;
+use super::users::User;
+use super::verbs::{Job, Refusal};
+use crate::access::{Action, Grant};
+use crate::fsroot::{Owner, UploadId};
+use crate::proto::{CheckInfo, PutRequest, ResumeInfo, WirePath};
+use crate::transfer::{Keep, Store, check, digest_at};
+use crate::types::{ErrorCode, RelPath};
+
+/// How long an upload may still be written by a connection that is about to end.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// How often it is asked for meanwhile.
+const BUSY_STEP: Duration = Duration::from_millis(50);
+
+/// What of a put is kept when it is cut, and what it continues.
+///
+/// # Errors
+/// `NotFound` for an upload that cannot be one of ours.
+pub(super) fn keep(
+    user: &User,
+    target: &RelPath,
+    put: &PutRequest,
+) -> Result<Option<Keep>, Refusal> {
+    if !put.resumable && put.resume.is_none() {
+        return Ok(None);
+    }
+    let unknown = || (ErrorCode::NotFound, "resume the upload: nothing of it is kept".to_owned());
+    let resume = match &put.resume {
+        None => None,
+        Some(at) => Some((at.upload.parse::<UploadId>().map_err(|_| unknown())?, at.offset)),
+    };
+    Ok(Some(Keep { owner: owner(user, target), resume }))
+}
+
+fn owner(user: &User, target: &RelPath) -> Owner {
+    Owner { user: user.principal.name.clone(), target: target.clone() }
+}
+
+/// Tells what is kept of a put.
+pub(super) async fn tell<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
+    let (target, grant) = job.admit_new(path, |path| Action::Put { path, replace: true })?;
+    // What is kept is the asker's own: that there is nothing tells nothing of others.
+    let grant = Grant { unlisted: None, ..grant };
+    let owner = owner(job.user, &target);
+    let outcome = async {
+        let deadline = Instant::now() + BUSY_WAIT;
+        let kept = loop {
+            let asked = owner.clone();
+            match job.on_disk(move |store| store.kept(&asked)).await {
+                // A connection that was cut may still be at its last checkpoint.
+                Err(error) if error.code() == ErrorCode::Busy && Instant::now() < deadline => {
+                    sleep(BUSY_STEP).await;
+                }
+                kept => break kept?,
+            }
+        };
+        let sha256 = digest_at(&kept.state)?;
+        let info = ResumeInfo { upload: kept.id.to_string(), offset: kept.offset, sha256 };
+        Ok((Final::Resume(info), None))
+    };
+    let outcome = outcome.await;
+    job.end(&target, None, &grant, outcome).await;
+    Ok(())
+}
+
+/// Tells what a put would meet.
+pub(super) async fn tell_check<S: Store>(
+    job: Job<'_, S>,
+    path: WirePath,
+    bytes: Option<u64>,
+    replace: bool,
+) -> Result<(), Refusal> {
+    let put = PutRequest {
+        path,
+        bytes,
+        mode: None,
+        mtime_ns: None,
+        replace,
+        resumable: false,
+        resume: None,
+    };
+    let (incoming, grant) = job.admit_put(&put)?;
+    let target = incoming.target.clone();
+    let store = Arc::clone(&job.session.server.store);
+    let outcome = job.user.workers.run(move || check(&*store, &incoming)).await.flatten();
+    let outcome = outcome.map(|exists| (Final::Check(CheckInfo { exists }), None));
+    job.end(&target, None, &grant, outcome).await;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Directories that were made and are not durable yet.
+//!
+//! A file is durable under its name when every directory above it is. Whoever makes a directory flushes
+//! the one that it is in; whoever meets it before that flush is done must not rely on it, and flushes
+//! too. So what is made is written down here before it exists, and struck out when it is flushed.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::FsError;
+use super::commit::Parents;
+use super::resolve::{DIRECTORY, component, open_below, open_directory};
+use super::tree::Tree;
+use crate::types::{Durability, FileName, RelPath};
+
+/// A name in a directory, whatever that directory is called.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Place {
+    directory: (u64, u64),
+    name: Vec<u8>,
+}
+
+impl Place {
+    pub(super) fn new(directory: &FileStat, name: &FileName<'_>) -> Self {
+        Self { directory: (directory.st_dev, directory.st_ino), name: name.raw_bytes().to_vec() }
+    }
+}
+
+/// The names of directories that somebody is making, and how many are at each.
+#[derive(Debug, Default)]
+pub(super) struct Unflushed(Mutex<HashMap<Place, usize>>);
+
+impl Unflushed {
+    fn names(&self) -> MutexGuard<'_, HashMap<Place, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a name down; to be done before the directory gets it.
+    pub(super) fn add(&self, place: Place) {
+        *self.names().entry(place).or_default() += 1;
+    }
+
+    /// Strikes a name out, once.
+    pub(super) fn remove(&self, place: &Place) {
+        let mut names = self.names();
+        if let Some(count) = names.get_mut(place) {
+            *count -= 1;
+            if *count == 0 {
+                names.remove(place);
+            }
+        }
+    }
+
+    fn has(&self, place: &Place) -> bool {
+        self.names().contains_key(place)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.names().is_empty()
+    }
+}
+
+/// One directory on the way to a name that is not durable there yet.
+struct Step {
+    parent: OwnedFd,
+    place: Place,
+    /// Whether it was made here; otherwise somebody else is making it.
+    own: bool,
+}
+
+/// The directories on the way to a name that must be flushed before it counts, outermost first.
+#[derive(Default)]
+pub(super) struct Made {
+    steps: Vec<Step>,
+}
+
+impl Made {
+    /// How many were made here.
+    pub(super) fn count(&self) -> usize {
+        self.steps.iter().filter(|step| step.own).count()
+    }
+
+    /// Makes the names durable, innermost first.
+    pub(super) fn flush(&self, tree: &Tree) -> Result<(), FsError> {
+        for step in self.steps.iter().rev() {
+            tree.flush(&step.parent).map_err(FsError::at("flush the directory"))?;
+        }
+        // A name whose flush failed stays written down: nobody knows, so that everybody asks again.
+        for step in self.steps.iter().filter(|step| step.own) {
+            tree.unflushed.remove(&step.place);
+        }
+        Ok(())
+    }
+
+    /// Removes what was made here again, as far as nobody uses it yet.
+    pub(super) fn undo(&self, tree: &Tree) {
+        for step in self.steps.iter().rev().filter(|step| step.own) {
+            // A directory that is in use by now stays; so do those above it.
+            let name = step.place.name.as_slice();
+            if unlinkat(&step.parent, name, UnlinkatFlags::RemoveDir).is_err() {
+                return;
+            }
+            tree.unflushed.remove(&step.place);
+        }
+    }
+}
+
+impl Tree {
+    /// Opens a directory that must be there; `made` remembers what others are making on the way.
+    pub(super) fn open_parent(
+        &self,
+        path: Option<&RelPath>,
+        made: &mut Made,
+    ) -> nix::Result<OwnedFd> {
+        let directory = open_directory(&self.top, path)?;
+        // After the opening: what was there by then is written down, or flushed.
+        if !self.unflushed.is_empty() {
+            self.meet(path, made)?;
+        }
+        Ok(directory)
+    }
+
+    /// Goes the way to a directory step by step.
+    fn meet(&self, path: Option<&RelPath>, made: &mut Made) -> nix::Result<()> {
+        let mut directory = open_directory(&self.top, None)?;
+        for name in path.iter().flat_map(|path| path.components()) {
+            let place = Place::new(&fstat(&directory)?, &name);
+            let next = open_below(&directory, name.raw_bytes(), DIRECTORY, Mode::empty())?;
+            let parent = std::mem::replace(&mut directory, next);
+            if self.unflushed.has(&place) {
+                made.steps.push(Step { parent, place, own: false });
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a directory and makes what is missing on the way, as far as `parents` allows; `made`
+    /// remembers what was made.
+    pub(super) fn make_parents(
+        &self,
+        path: Option<&RelPath>,
+        parents: Parents,
+        made: &mut Made,
+    ) -> Result<OwnedFd, FsError> {
+        let fail = FsError::at("make the directory");
+        match self.open_parent(path, made) {
+            Err(Errno::ENOENT) => {}
+            opened => return opened.map_err(FsError::at("open the directory")),
+        }
+        made.steps.clear(); // Nothing in it is ours.
+        let least = match parents {
+            Parents::MustExist => usize::MAX,
+            Parents::Make => 0,
+            Parents::MakeFrom(least) => least,
+        };
+        let mut directory = open_directory(&self.top, None).map_err(&fail)?;
+        for (index, name) in path.iter().flat_map(|path| path.components()).enumerate() {
+            let made_or_there = if index + 1 < least {
+                Err(Errno::EEXIST)
+            } else {
+                self.make_step(&directory, &name, made)
+            };
+            made_or_there
+                .or_else(|error| if error == Errno::EEXIST { Ok(()) } else { Err(error) })
+                .map_err(&fail)?;
+            let next = open_below(&directory, name.raw_bytes(), DIRECTORY, Mode::empty());
+            directory = next.map_err(&fail)?;
+        }
+        Ok(directory)
+    }
+
+    /// Makes one directory, which must not be there; `made` remembers it.
+    pub(super) fn make_one(
+        &self,
+        parent: &OwnedFd,
+        name: &FileName<'_>,
+        made: &mut Made,
+    ) -> Result<(), FsError> {
+        self.make_step(parent, name, made).map_err(FsError::at("make the directory"))
+    }
+
+    fn make_step(&self, parent: &OwnedFd, name: &FileName<'_>, made: &mut Made) -> nix::Result<()> {
+        let place = Place::new(&fstat(parent)?, name);
+        let parent = parent.try_clone().map_err(|_| Errno::EMFILE)?;
+        self.announce(&place);
+        let outcome = mkdirat(
+            &parent,
+            component(name),
+            Mode::from_bits_truncate(0o777 & !self.options.umask),
+        );
+        if outcome.is_err() {
+            self.unflushed.remove(&place);
+        }
+        let own = outcome.is_ok();
+        if own || self.unflushed.has(&place) {
+            made.steps.push(Step { parent, place, own });
+        }
+        outcome
+    }
+
+    /// Writes down that a directory is about to get a name.
+    pub(super) fn announce(&self, place: &Place) {
+        // Without flushes there is nothing to wait for.
+        if self.options.durability == Durability::Full {
+            self.unflushed.add(place.clone());
+        }
+    }
+
+    /// Flushes a directory, unless this tree does without.
+    pub(super) fn flush(&self, directory: impl AsFd) -> nix::Result<()> {
+        match self.options.durability {
+            Durability::Full => nix::unistd::fsync(directory),
+            Durability::None => Ok(()),
+        }
+    }
+}

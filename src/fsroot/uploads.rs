@@ -1,0 +1,246 @@
+//! Uploads that can be continued: whose they are, and who writes them at the moment.
+//!
+//! The staging file of each is called `keep-` and its id, and says in an attribute (`checkpoint.rs`)
+//! what it is. This table is made of those attributes at a start, and never outlives the process.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::types::RelPath;
+
+/// Uploads that are kept for one user; of more the oldest go.
+pub(super) const KEPT_MAX: usize = 64;
+
+/// What the names of such staging files begin with.
+const PREFIX: &str = "keep-";
+
+/// The name of one upload: nobody can guess it.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct UploadId(pub(super) u128);
+
+impl UploadId {
+    pub(super) fn file_name(self) -> String {
+        format!("{PREFIX}{self}")
+    }
+
+    pub(super) fn of_file_name(name: &[u8]) -> Option<Self> {
+        std::str::from_utf8(name).ok()?.strip_prefix(PREFIX)?.parse().ok()
+    }
+}
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The word is no upload's name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NoUploadId;
+
+impl FromStr for UploadId {
+    type Err = NoUploadId;
+
+    fn from_str(word: &str) -> Result<Self, NoUploadId> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if word.len() != 32 || !word.bytes().all(is_digit) {
+            return Err(NoUploadId);
+        }
+        u128::from_str_radix(word, 16).map(Self).map_err(|_| NoUploadId)
+    }
+}
+
+/// For whom an upload is kept: nobody else can ask for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// The user's name.
+    pub user: String,
+    /// Where the file is to go, below the root.
+    pub target: RelPath,
+}
+
+/// Why an upload cannot be had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Unavailable {
+    Missing,
+    Busy,
+}
+
+/// One upload.
+#[derive(Debug)]
+pub(super) struct Upload {
+    pub(super) owner: Owner,
+    /// When it was last written.
+    pub(super) since: SystemTime,
+    /// Whether a transfer writes it.
+    pub(super) busy: bool,
+}
+
+/// All uploads that can be continued, or will be when they are cut.
+#[derive(Debug, Default)]
+pub(super) struct Uploads(Mutex<HashMap<UploadId, Upload>>);
+
+impl Uploads {
+    fn table(&self) -> MutexGuard<'_, HashMap<UploadId, Upload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up what a transfer writes, or what a start has found.
+    pub(super) fn enter(&self, id: UploadId, upload: Upload) {
+        self.table().insert(id, upload);
+    }
+
+    /// The upload of this owner, if nobody writes one.
+    pub(super) fn find(&self, owner: &Owner) -> Result<UploadId, Unavailable> {
+        let table = self.table();
+        let mut own: Vec<_> = table.iter().filter(|(_, upload)| upload.owner == *owner).collect();
+        if own.iter().any(|(_, upload)| upload.busy) {
+            return Err(Unavailable::Busy);
+        }
+        own.sort_by_key(|(_, upload)| upload.since);
+        own.last().map(|(id, _)| **id).ok_or(Unavailable::Missing)
+    }
+
+    /// Takes an upload for writing: one transfer has it, or none.
+    pub(super) fn claim(&self, id: UploadId, owner: &Owner) -> Result<(), Unavailable> {
+        let mut table = self.table();
+        let upload = table.get_mut(&id).filter(|upload| upload.owner == *owner);
+        let upload = upload.ok_or(Unavailable::Missing)?;
+        if upload.busy {
+            return Err(Unavailable::Busy);
+        }
+        upload.busy = true;
+        Ok(())
+    }
+
+    /// Gives an upload back, to be continued later. What must make room for it is given, and is no
+    /// longer known: others of the same owner, and the oldest of a user who has too many.
+    pub(super) fn release(&self, id: UploadId, now: SystemTime) -> Vec<UploadId> {
+        let mut table = self.table();
+        let Some(upload) = table.get_mut(&id) else { return Vec::new() };
+        (upload.busy, upload.since) = (false, now);
+        let owner = upload.owner.clone();
+        let mut gone = take_others(&mut table, id, &owner);
+        let mut own: Vec<_> = table
+            .iter()
+            .filter(|(_, upload)| upload.owner.user == owner.user && !upload.busy)
+            .map(|(id, upload)| (upload.since, *id))
+            .collect();
+        own.sort_by_key(|(since, _)| *since);
+        let surplus = own.len().saturating_sub(KEPT_MAX);
+        gone.extend(own.into_iter().take(surplus).map(|(_, id)| id));
+        table.retain(|id, _| !gone.contains(id));
+        gone
+    }
+
+    /// Forgets an upload that is stored; what else was kept for its owner is given, and forgotten too.
+    pub(super) fn stored(&self, id: UploadId, owner: &Owner) -> Vec<UploadId> {
+        let mut table = self.table();
+        table.remove(&id);
+        take_others(&mut table, id, owner)
+    }
+
+    /// Forgets an upload that is removed.
+    pub(super) fn forget(&self, id: UploadId) {
+        self.table().remove(&id);
+    }
+
+    /// Forgets and gives what nobody has written since `before`.
+    pub(super) fn expire(&self, before: SystemTime) -> Vec<UploadId> {
+        let mut table = self.table();
+        let is_old = |upload: &Upload| !upload.busy && upload.since < before;
+        let gone: Vec<_> =
+            table.iter().filter(|(_, upload)| is_old(upload)).map(|(id, _)| *id).collect();
+        table.retain(|id, _| !gone.contains(id));
+        gone
+    }
+}
+
+/// Takes all kept uploads of an owner but one out of the table.
+fn take_others(
+    table: &mut HashMap<UploadId, Upload>,
+    id: UploadId,
+    owner: &Owner,
+) -> Vec<UploadId> {
+    let others: Vec<_> = table
+        .iter()
+        .filter(|(other, upload)| **other != id && upload.owner == *owner && !upload.busy)
+        .map(|(id, _)| *id)
+        .collect();
+    table.retain(|id, _| !others.contains(id));
+    others
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+    fn owner(user: &str, target: &str) -> Result<Owner, crate::types::NameError> {
+        Ok(Owner { user: user.to_owned(), target: RelPath::parse(target.as_bytes())? })
+    }
+
+    /// C-05, C-06, C-09 in small: one transfer has an upload, its owner alone finds it, and what is
+    /// being written is never swept.
+    #[test]
+    fn an_upload_has_one_owner_and_one_writer() -> TestResult {
+        let (table, now) = (Uploads::default(), SystemTime::now());
+        let (alice, bob) = (owner("alice", "f")?, owner("bob", "f")?);
+        let id = UploadId(7);
+        table.enter(id, Upload { owner: alice.clone(), since: now, busy: true });
+        assert_eq!(table.find(&alice), Err(Unavailable::Busy));
+        assert!(table.expire(now + Duration::from_secs(9)).is_empty());
+        assert!(table.release(id, now).is_empty());
+        assert_eq!((table.find(&alice), table.find(&bob)), (Ok(id), Err(Unavailable::Missing)));
+        assert_eq!(table.claim(id, &bob), Err(Unavailable::Missing));
+        assert_eq!(table.claim(id, &owner("alice", "g")?), Err(Unavailable::Missing));
+        assert_eq!(
+            (table.claim(id, &alice), table.claim(id, &alice)),
+            (Ok(()), Err(Unavailable::Busy))
+        );
+        table.release(id, now);
+        assert_eq!(table.expire(now + Duration::from_secs(9)), [id]);
+        assert_eq!(table.find(&alice), Err(Unavailable::Missing));
+        Ok(())
+    }
+
+    /// R-16 in small: of one user the youngest are kept, and one for each path.
+    #[test]
+    fn the_oldest_make_room() -> TestResult {
+        let (table, start) = (Uploads::default(), SystemTime::now());
+        let mut gone = Vec::new();
+        for number in 0..100_u32 {
+            let (id, since) = (UploadId(number.into()), start + Duration::from_secs(number.into()));
+            let owner = owner("alice", &format!("f{number}"))?;
+            table.enter(id, Upload { owner, since, busy: true });
+            gone.extend(table.release(id, since));
+        }
+        assert_eq!(gone, (0..36).map(UploadId).collect::<Vec<_>>());
+        let again = UploadId(1000);
+        table.enter(again, Upload { owner: owner("alice", "f99")?, since: start, busy: true });
+        assert_eq!(table.release(again, start), [UploadId(99)]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_upload_is_spelled_in_one_way() {
+        let word = format!("{}", UploadId(0xab));
+        assert_eq!(word.parse(), Ok(UploadId(0xab)));
+        for wrong in ["", "ab", &word[1..], &word.to_uppercase(), &format!("+{}", &word[1..])] {
+            assert_eq!(wrong.parse::<UploadId>(), Err(NoUploadId), "{wrong}");
+        }
+        assert_eq!(UploadId::of_file_name(UploadId(3).file_name().as_bytes()), Some(UploadId(3)));
+    }
+}
