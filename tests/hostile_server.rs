@@ -31,6 +31,7 @@ fn against(
         .env_clear()
         .env("HOME", directory)
         .env("FTC_SERVER", format!("unix:{}", socket.display()))
+        .env("FTC_RETRY", "0s")
         .current_dir(directory)
         .args(words)
         .stdin(Stdio::null())

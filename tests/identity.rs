@@ -190,6 +190,8 @@ fn a_passphrase_is_asked_for_on_a_terminal() -> TestResult {
         assert!(text.contains("Passphrase of") && !text.contains(passphrase), "{text}");
         assert_eq!(text.contains("as locked"), code == 0, "{text}");
         assert_eq!(text.contains("passphrase is wrong"), code != 0, "{text}");
+        let asked = if code == 0 { 1 } else { 3 };
+        assert_eq!(text.matches("Passphrase of").count(), asked, "{text}");
     }
     // The agent has the key: nobody is asked.
     let script = daemon.path("askpass");
@@ -213,7 +215,7 @@ passphrase, command = sys.argv[1], sys.argv[2:]
 child, terminal = pty.fork()
 if child == 0:
     os.execv(command[0], command)
-shown, answered = b"", False
+shown, answered = b"", 0
 while True:
     try:
         piece = os.read(terminal, 4096)
@@ -222,11 +224,11 @@ while True:
     if not piece:
         break
     shown += piece
-    if not answered and b"Passphrase of" in shown and shown.rstrip().endswith(b":"):
+    if shown.count(b"Passphrase of") > answered and shown.rstrip().endswith(b":"):
         while termios.tcgetattr(terminal)[3] & termios.ECHO:
             time.sleep(0.001)
         os.write(terminal, passphrase.encode() + b"\n")
-        answered = True
+        answered += 1
 print(shown.decode(errors="replace"))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 "#;

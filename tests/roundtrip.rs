@@ -179,12 +179,18 @@ fn operands_mean_what_scp_users_expect() -> TestResult {
     for (name, content) in [("one", "1"), ("in/one", "1"), ("in/two", "2")] {
         assert_eq!(std::fs::read_to_string(daemon.path(name))?, content, "{name}");
     }
-    let onto_directory = daemon.ftc_unix().run(["put", "two", ":sub"])?;
-    assert_eq!(onto_directory.code, Some(1));
+    daemon.ftc_unix().ok(["put", "two", ":sub"])?;
+    assert_eq!(
+        std::fs::read_to_string(daemon.stored("sub/two"))?,
+        "2",
+        "into a directory that is there"
+    );
+    let below_file = daemon.ftc_unix().run(["put", "two", ":one/two"])?;
+    assert_eq!(below_file.code, Some(1));
     assert!(
-        onto_directory.err.contains("WRONG_TYPE") && onto_directory.err.contains("hint: "),
+        below_file.err.contains("WRONG_TYPE") && below_file.err.contains("hint: "),
         "{}",
-        onto_directory.err
+        below_file.err
     );
     Ok(())
 }

@@ -15,6 +15,7 @@ mod error;
 mod listing;
 mod made;
 mod open;
+mod partial;
 mod resolve;
 mod retain;
 mod staging;

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its own part of the vocabulary")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
 
+pub mod evil;
+pub mod proxy;
 pub mod raw;
 
 use std::ffi::OsStr;
@@ -256,6 +258,7 @@ impl Daemon {
             .env("HOME", self.dir.path())
             .env("FTC_IDENTITY", self.path("key"))
             .env("FTC_KNOWN_HOSTS", self.path("known_hosts"))
+            .env("FTC_RETRY", "0s")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
