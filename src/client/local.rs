@@ -181,7 +181,7 @@ pub struct StdoutFile;
 impl Sink for Stdout {
     type Staging = StdoutFile;
 
-    fn stage(&self) -> Result<StdoutFile, FsError> {
+    fn stage(&self, _target: &RelPath) -> Result<StdoutFile, FsError> {
         Ok(StdoutFile)
     }
 

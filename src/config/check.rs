@@ -1,5 +1,6 @@
 //! From what the file says to what it may say: every rule, and the sentence for whoever breaks it.
 
+mod quota;
 mod users;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -160,6 +161,7 @@ impl Check<'_> {
             self.word("sandbox", value, &modes.map(|mode| (mode.name(), mode)))
         });
         let umask = raw.umask.map_or(Some(Settings::UMASK_DEFAULT), |value| self.umask(value));
+        let reserve = self.reserve(raw.reserve);
         let limits = self.limits(raw.limits);
         let users = self.users(raw.user);
         Some(Settings {
@@ -169,6 +171,7 @@ impl Check<'_> {
             durability: durability?,
             sandbox: sandbox?,
             umask: umask?,
+            reserve: reserve?,
             limits: limits?,
             users: users?,
         })

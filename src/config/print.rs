@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::types::{Durability, PublicKey, Right};
+use crate::types::{Durability, PublicKey, Reserve, Right};
 
 use super::quantity::Quantity;
 use super::settings::{Bound, Limits, Settings, User};
@@ -23,6 +23,11 @@ impl Settings {
         line(&mut out, "durability", string(durability));
         line(&mut out, "sandbox", string(self.sandbox.name()));
         line(&mut out, "umask", string(format_args!("{:03o}", self.umask)));
+        let reserve = match self.reserve {
+            Reserve::Bytes(bytes) => bytes.show(),
+            Reserve::Percent(percent) => format!("{percent}%"),
+        };
+        line(&mut out, "reserve", string(reserve));
         out.push_str("\n[limits]\n");
         let limits = &self.limits;
         size(&mut out, &Limits::MAX_FILE_SIZE, limits.max_file_size);
@@ -36,7 +41,7 @@ impl Settings {
         size(&mut out, &Limits::STALL_TIMEOUT, limits.stall_timeout);
         size(&mut out, &Limits::RESUME_EXPIRY, limits.resume_expiry);
         size(&mut out, &Limits::DRAIN_TIMEOUT, limits.drain_timeout);
-        for User { principal, keys, uids } in &self.users {
+        for User { principal, keys, uids, quota, max_file_size } in &self.users {
             out.push_str("\n[[user]]\n");
             line(&mut out, "name", string(&principal.name));
             line(&mut out, "keys", list(keys.iter().map(key_line)));
@@ -44,6 +49,14 @@ impl Settings {
             let home = principal.home.as_ref().map_or(&b"."[..], |home| home.raw_bytes());
             line(&mut out, "home", string(String::from_utf8_lossy(home)));
             line(&mut out, "allow", list(principal.rights.iter().map(Right::name)));
+            for (key, size) in [("quota", quota.bytes), ("max-file-size", *max_file_size)] {
+                if let Some(size) = size {
+                    line(&mut out, key, string(size.show()));
+                }
+            }
+            if let Some(names) = quota.names {
+                line(&mut out, "quota-files", names);
+            }
         }
         out
     }

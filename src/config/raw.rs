@@ -51,6 +51,7 @@ section! {
         durability = "durability",
         sandbox = "sandbox",
         umask = "umask",
+        reserve = "reserve",
         limits = "limits",
         user = "user",
     }
@@ -81,6 +82,9 @@ section! {
         unix = "unix",
         home = "home",
         allow = "allow",
+        quota = "quota",
+        quota_files = "quota-files",
+        max_file_size = "max-file-size",
     }
 }
 

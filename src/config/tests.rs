@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::types::{Durability, KeyAlgorithm, Principal, PublicKey, RelPath, Right, Rights};
+use crate::types::{
+    Durability, KeyAlgorithm, Principal, PublicKey, Quota, RelPath, Reserve, Right, Rights,
+};
 
 use super::raw::{RawFile, RawLimits, RawUser};
 use super::*;
@@ -64,6 +66,8 @@ fn user(name: &str, home: Option<&str>, key: Option<&str>, uids: &[u32]) -> User
             .into_iter()
             .collect(),
         uids: uids.to_vec(),
+        quota: Quota::default(),
+        max_file_size: None,
     }
 }
 
@@ -75,6 +79,7 @@ fn smallest() -> Settings {
         durability: Durability::Full,
         sandbox: SandboxMode::Require,
         umask: 0o022,
+        reserve: Reserve::default(),
         limits: Limits::default(),
         users: vec![user("alice", Some("alice"), Some("k1"), &[])],
     }
@@ -95,6 +100,7 @@ host-key = "/etc/ftd/key"
 durability = "none"
 sandbox = "best-effort"
 umask = "0077"
+reserve = "5 %"
 [limits]
 max-file-size = "10GB"
 connections = 10
@@ -116,6 +122,9 @@ name = "bob"
 unix = ["bob", "7"]
 home = "deep/er"
 allow = ["get"]
+quota = "1GiB"
+quota-files = 0
+max-file-size = 4096
 "#;
     let expected = Settings {
         root: PathBuf::from("/srv/ftd"),
@@ -127,6 +136,7 @@ allow = ["get"]
         durability: Durability::None,
         sandbox: SandboxMode::BestEffort,
         umask: 0o077,
+        reserve: Reserve::Percent(5),
         limits: Limits {
             max_file_size: 10_000_000_000,
             connections: 10,
@@ -142,7 +152,11 @@ allow = ["get"]
         },
         users: vec![
             user("a.b_c-9", None, Some("k1"), &[]),
-            user("bob", Some("deep/er"), None, &[1001, 7]),
+            User {
+                quota: Quota { bytes: Some(1 << 30), names: Some(0) },
+                max_file_size: Some(4096),
+                ..user("bob", Some("deep/er"), None, &[1001, 7])
+            },
         ],
     };
     let settings = read(text)?;
@@ -163,11 +177,12 @@ const NO_ROOT: &str =
 const NO_LISTEN: &str =
     "ftd.toml:1: listen: missing; name at least one place, such as listen = [\"[::]:7373\"]";
 const TOP: &str =
-    "possible here are root, listen, host-key, durability, sandbox, umask, limits, user";
+    "possible here are root, listen, host-key, durability, sandbox, umask, reserve, limits, user";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
         stall-timeout, resume-expiry, drain-timeout";
-const IN_USER: &str = "possible here are name, keys, unix, home, allow";
+const IN_USER: &str = "possible here are name, keys, unix, home, allow, quota, quota-files, \
+        max-file-size";
 const RIGHTS: &str = "get, list, create, replace, remove, rename, mkdir";
 const NAME: &str = "1 to 64 lower-case letters, digits, dots, dashes or underscores, starting \
         with a letter or digit";
@@ -648,6 +663,11 @@ prop_compose! {
         address in any::<std::net::SocketAddr>(),
         umask in 0..=0o777_u32,
         best_effort in any::<bool>(),
+        reserve in prop_oneof![
+            (0..=99_u8).prop_map(Reserve::Percent),
+            (0..=Limits::MAX_FILE_SIZE.max).prop_map(Reserve::Bytes),
+        ],
+        sizes in any::<[Option<u32>; 3]>(),
         scratch in any::<bool>(),
         homes in prop::collection::vec(prop::option::of("[a-z\"'\\\\ é]{1,40}"), 1..5),
         rights in prop::sample::subsequence(Right::ALL.to_vec(), 1..=7),
@@ -656,6 +676,8 @@ prop_compose! {
             let number = u32::try_from(n).unwrap_or_default();
             let mut user = user(&format!("u{n}"), home.as_deref(), Some(&format!("k\"{n}")), &[number]);
             user.principal.rights = rights.iter().copied().collect();
+            user.quota = Quota { bytes: sizes[0].map(u64::from), names: sizes[1].map(u64::from) };
+            user.max_file_size = sizes[2].map(|size| u64::from(size) + 1);
             user
         });
         let address = match address {
@@ -669,6 +691,7 @@ prop_compose! {
             durability: if scratch { Durability::None } else { Durability::Full },
             sandbox: if best_effort { SandboxMode::BestEffort } else { SandboxMode::Require },
             umask,
+            reserve,
             limits,
             users: users.collect(),
         }

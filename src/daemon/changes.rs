@@ -10,7 +10,7 @@ use crate::transfer::{Seal, Source as _, Store, digest};
 pub(super) async fn remove<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
     let (target, _) = job.admit(path, |path| Action::Remove { path })?;
     let gone = target.clone();
-    let outcome = job.on_disk(move |store| store.remove(&gone)).await;
+    let outcome = job.change(&[&target], move |store| store.remove(&gone)).await;
     job.end(&target, None, outcome.map(|()| (Final::Removed, None))).await;
     Ok(())
 }
@@ -18,7 +18,7 @@ pub(super) async fn remove<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result
 pub(super) async fn rmdir<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
     let (target, _) = job.admit(path, |path| Action::Rmdir { path })?;
     let gone = target.clone();
-    let outcome = job.on_disk(move |store| store.remove_directory(&gone)).await;
+    let outcome = job.change(&[&target], move |store| store.remove_directory(&gone)).await;
     job.end(&target, None, outcome.map(|()| (Final::Removed, None))).await;
     Ok(())
 }
@@ -30,7 +30,7 @@ pub(super) async fn mkdir<S: Store>(
 ) -> Result<(), Refusal> {
     let (target, _) = job.admit_new(path, |path| Action::Mkdir { path })?;
     let made = target.clone();
-    let outcome = job.on_disk(move |store| store.make_directory(&made, parents)).await;
+    let outcome = job.change(&[&target], move |store| store.make_directory(&made, parents)).await;
     job.end(&target, None, outcome.map(|count| (Final::Made(count as u64), None))).await;
     Ok(())
 }
@@ -44,7 +44,7 @@ pub(super) async fn rename<S: Store>(
     let (from, to, grant) = job.admit_rename(from, to, replace)?;
     let replace = grant.overwrite == Overwrite::Allowed;
     let (old, new) = (from.clone(), to.clone());
-    let outcome = job.on_disk(move |store| store.rename(&old, &new, replace)).await;
+    let outcome = job.change(&[&from, &to], move |store| store.rename(&old, &new, replace)).await;
     job.end(&from, Some(&to), outcome.map(|replaced| (Final::Renamed { replaced }, None))).await;
     Ok(())
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::listener::{self, Bound, Gate};
+use super::quota;
 use super::server::{Live, Phase, Server};
 use super::settings::{self, ConfigFile};
 use super::users::Users;
@@ -56,6 +57,7 @@ pub(super) async fn run<S: Store>(
     let limits = settings.limits.clone();
     let pool = Pool::new(limits.buffer_memory);
     let workers = Workers::new(limits.file_workers);
+    quota::enforce(&store, &settings).await;
     let users = Users::new(&settings, &pool, &workers, None);
     let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));
     let (phase, phase_seen) = watch::channel(Phase::Serving);
@@ -81,7 +83,7 @@ pub(super) async fn run<S: Store>(
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify(&[NotifyState::Reloading, now]);
                 }
-                let status = match reload(&file, &live, &pool, &workers) {
+                let status = match reload(&file, &sweeper, &live, &pool, &workers).await {
                     Ok(users) => {
                         tracing::info!(users, "configuration reloaded");
                         status.clone()
@@ -126,8 +128,9 @@ pub(super) async fn run<S: Store>(
 }
 
 /// Puts a new configuration in force, whole, or none of it.
-fn reload(
+async fn reload<S: Store>(
     file: &ConfigFile,
+    store: &Arc<S>,
     live: &watch::Sender<Arc<Live>>,
     pool: &Arc<Pool>,
     workers: &Workers,
@@ -138,6 +141,7 @@ fn reload(
     if !fixed.is_empty() {
         return Err(format!("a change of {} needs a restart", fixed.join(", ")));
     }
+    quota::enforce(store, &settings).await;
     let users = Users::new(&settings, pool, workers, Some(&before.users));
     let count = settings.users.len();
     live.send_replace(Arc::new(Live { settings, users }));

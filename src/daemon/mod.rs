@@ -6,6 +6,7 @@ mod lifecycle;
 mod listener;
 mod logging;
 mod outgoing;
+mod quota;
 mod resume;
 pub mod sandbox;
 mod server;

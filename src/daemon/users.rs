@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::identity::fingerprint;
 use crate::transfer::{Pool, Share, Workers};
 use crate::types::{Principal, PublicKey};
@@ -36,6 +36,14 @@ pub(super) struct User {
     pub(super) share: Share,
     pub(super) workers: Workers,
     pub(super) connections: Arc<Semaphore>,
+    max_file_size: Option<u64>,
+}
+
+impl User {
+    /// Bytes of the largest file that this user may store.
+    pub(super) fn bytes_max(&self, limits: &Limits) -> u64 {
+        self.max_file_size.map_or(limits.max_file_size, |own| own.min(limits.max_file_size))
+    }
 }
 
 /// The table of users: a reload makes a new one.
@@ -57,6 +65,7 @@ impl Users {
             let known = before.and_then(|before| before.named(&entry.principal.name));
             let user = Arc::new(User {
                 principal: entry.principal.clone(),
+                max_file_size: entry.max_file_size,
                 share: known.map_or_else(|| pool.share(), |user| user.share.clone()),
                 workers: known.map_or_else(
                     || workers.share(settings.limits.file_workers),

@@ -13,13 +13,18 @@ pub struct FsError {
     code: ErrorCode,
     doing: &'static str,
     cause: Option<Errno>,
+    /// Used and allowed, where a quota is in the way.
+    amounts: Option<(u64, u64)>,
 }
 
 impl fmt::Display for FsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.cause {
-            Some(cause) => write!(f, "{}: {}", self.doing, cause.desc().to_lowercase()),
-            None => f.write_str(self.doing),
+        match (self.cause, self.amounts) {
+            (Some(cause), _) => write!(f, "{}: {}", self.doing, cause.desc().to_lowercase()),
+            (None, Some((used, allowed))) => {
+                write!(f, "{}: {used} of {allowed} are used or on their way", self.doing)
+            }
+            (None, None) => f.write_str(self.doing),
         }
     }
 }
@@ -27,7 +32,12 @@ impl fmt::Display for FsError {
 impl FsError {
     /// An error with its code given; for what the kernel does not say, and for stores in tests.
     pub fn new(code: ErrorCode, doing: &'static str, cause: Option<Errno>) -> Self {
-        Self { code, doing, cause }
+        Self { code, doing, cause, amounts: None }
+    }
+
+    /// The same, with what is used and allowed.
+    pub(super) fn amounts(self, used: u64, allowed: u64) -> Self {
+        Self { amounts: Some((used, allowed)), ..self }
     }
 
     /// The code on the wire.
@@ -42,7 +52,7 @@ impl FsError {
 
     /// Turns what the kernel says into an error that knows what was being done.
     pub(super) fn at(doing: &'static str) -> impl Fn(Errno) -> Self {
-        move |cause| Self { code: code_of(cause), doing, cause: Some(cause) }
+        move |cause| Self { code: code_of(cause), doing, cause: Some(cause), amounts: None }
     }
 }
 

@@ -79,8 +79,10 @@ impl Check<'_> {
         }
         let home = self.user_home(&label, raw.home, named);
         let rights = self.user_rights(&label, at, raw.allow);
+        let quota = self.user_quota(&label, &raw);
+        let max_file_size = self.user_file_size(&label, &raw);
         let principal = Principal { name: name?, home: home.ok()?, rights: rights? };
-        Some(User { principal, keys, uids })
+        Some(User { principal, keys, uids, quota: quota?, max_file_size: max_file_size? })
     }
 
     fn user_name(
