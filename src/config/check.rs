@@ -3,6 +3,7 @@
 mod keys;
 mod limits;
 mod paths;
+mod quota;
 mod users;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -203,6 +204,7 @@ impl Check<'_> {
             self.word("sandbox", value, &modes.map(|mode| (mode.name(), mode)))
         });
         let umask = raw.umask.map_or(Some(Settings::UMASK_DEFAULT), |value| self.umask(value));
+        let reserve = self.reserve(raw.reserve);
         let limits = self.limits(raw.limits);
         let users = self.users(users);
         Some(Settings {
@@ -212,6 +214,7 @@ impl Check<'_> {
             durability: durability?,
             sandbox: sandbox?,
             umask: umask?,
+            reserve: reserve?,
             limits: limits?,
             users: users?,
         })

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::types::{Durability, PublicKey, Right};
+use crate::types::{Durability, PublicKey, Reserve, Right};
 
 use super::admission::{Admission, show_moment};
 use super::quantity::Quantity;
@@ -24,6 +24,11 @@ impl Settings {
         line(&mut out, "durability", string(durability));
         line(&mut out, "sandbox", string(self.sandbox.name()));
         line(&mut out, "umask", string(format_args!("{:03o}", self.umask)));
+        let reserve = match self.reserve {
+            Reserve::Bytes(bytes) => bytes.show(),
+            Reserve::Percent(percent) => format!("{percent}%"),
+        };
+        line(&mut out, "reserve", string(reserve));
         out.push_str("\n[limits]\n");
         let limits = &self.limits;
         size(&mut out, &Limits::MAX_FILE_SIZE, limits.max_file_size);
@@ -42,7 +47,9 @@ impl Settings {
         size(&mut out, &Limits::STALL_TIMEOUT, limits.stall_timeout);
         size(&mut out, &Limits::RESUME_EXPIRY, limits.resume_expiry);
         size(&mut out, &Limits::DRAIN_TIMEOUT, limits.drain_timeout);
-        for User { principal, admission, keys, bandwidth, uids } in &self.users {
+        for User { principal, admission, keys, bandwidth, uids, quota, max_file_size } in
+            &self.users
+        {
             let (plain, bound): (Vec<_>, Vec<_>) =
                 keys.iter().partition(|key| key.admission == Admission::default());
             out.push_str("\n[[user]]\n");
@@ -57,6 +64,14 @@ impl Settings {
             match bandwidth {
                 None => line(&mut out, BANDWIDTH.key, string("unlimited")),
                 Some(rate) => size(&mut out, &BANDWIDTH, *rate),
+            }
+            for (key, size) in [("quota", quota.bytes), ("max-file-size", *max_file_size)] {
+                if let Some(size) = size {
+                    line(&mut out, key, string(size.show()));
+                }
+            }
+            if let Some(names) = quota.names {
+                line(&mut out, "quota-files", names);
             }
             for key in bound {
                 out.push_str("\n[[user.key]]\n");

@@ -51,6 +51,7 @@ section! {
         durability = "durability",
         sandbox = "sandbox",
         umask = "umask",
+        reserve = "reserve",
         limits = "limits",
         user = "user",
     }
@@ -92,6 +93,9 @@ section! {
         allow = "allow",
         retain = "retain",
         bandwidth = "bandwidth",
+        quota = "quota",
+        quota_files = "quota-files",
+        max_file_size = "max-file-size",
         key = "key",
         path = "path",
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::admission::Admission;
-use crate::types::{Durability, Principal, PublicKey};
+use crate::types::{Durability, Principal, PublicKey, Quota, Reserve};
 
 /// Places to listen at, at most.
 pub const LISTEN_MAX: usize = 16;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub sandbox: SandboxMode,
     /// Bits that are taken from the mode 0666 of a new file and 0777 of a directory; 0 to 0o777.
     pub umask: u32,
+    /// How much of the root's file system is left alone.
+    pub reserve: Reserve,
     /// How much of everything.
     pub limits: Limits,
     /// Who may come in: at least one; names, keys and accounts are each unique.
@@ -241,6 +243,10 @@ pub struct User {
     pub bandwidth: Option<u64>,
     /// Local accounts that are this user on the Unix socket.
     pub uids: Vec<u32>,
+    /// What may lie below the home, whoever stored it.
+    pub quota: Quota,
+    /// Bytes in one file of this user; at most `limits.max_file_size` counts.
+    pub max_file_size: Option<u64>,
 }
 
 /// A key, and the conditions under which it lets its user in.

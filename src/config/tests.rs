@@ -5,7 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::types::{
-    Durability, KeyAlgorithm, Pattern, Principal, PublicKey, RelPath, Right, Rights, Rule,
+    Durability, KeyAlgorithm, Pattern, Principal, PublicKey, Quota, RelPath, Reserve, Right,
+    Rights, Rule,
 };
 
 use super::raw::{RawFile, RawKey, RawLimits, RawPath, RawUser};
@@ -89,6 +90,8 @@ fn user(name: &str, home: Option<&str>, key: Option<&str>, uids: &[u32]) -> User
         admission: Admission::default(),
         bandwidth: None,
         uids: uids.to_vec(),
+        quota: Quota::default(),
+        max_file_size: None,
     }
 }
 
@@ -105,6 +108,7 @@ fn smallest() -> Settings {
         durability: Durability::Full,
         sandbox: SandboxMode::Require,
         umask: 0o022,
+        reserve: Reserve::default(),
         limits: Limits::default(),
         users: vec![user("alice", Some("alice"), Some("k1"), &[])],
     }
@@ -125,6 +129,7 @@ host-key = "/etc/ftd/key"
 durability = "none"
 sandbox = "best-effort"
 umask = "0077"
+reserve = "5 %"
 [limits]
 max-file-size = "10GB"
 connections = 10
@@ -149,6 +154,9 @@ name = "bob"
 unix = ["bob", "7"]
 home = "deep/er"
 allow = ["get"]
+quota = "1GiB"
+quota-files = 0
+max-file-size = 4096
 "#;
     let expected = Settings {
         root: PathBuf::from("/srv/ftd"),
@@ -160,6 +168,7 @@ allow = ["get"]
         durability: Durability::None,
         sandbox: SandboxMode::BestEffort,
         umask: 0o077,
+        reserve: Reserve::Percent(5),
         limits: Limits {
             max_file_size: 10_000_000_000,
             connections: 10,
@@ -180,7 +189,11 @@ allow = ["get"]
         },
         users: vec![
             user("a.b_c-9", None, Some("k1"), &[]),
-            user("bob", Some("deep/er"), None, &[1001, 7]),
+            User {
+                quota: Quota { bytes: Some(1 << 30), names: Some(0) },
+                max_file_size: Some(4096),
+                ..user("bob", Some("deep/er"), None, &[1001, 7])
+            },
         ],
     };
     let settings = read(text)?;
@@ -201,12 +214,12 @@ const NO_ROOT: &str =
 const NO_LISTEN: &str =
     "ftd.toml:1: listen: missing; name at least one place, such as listen = [\"[::]:7373\"]";
 const TOP: &str =
-    "possible here are root, listen, host-key, durability, sandbox, umask, limits, user";
+    "possible here are root, listen, host-key, durability, sandbox, umask, reserve, limits, user";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
         connections-per-source, strangers, strangers-per-source, penalties, penalty-exempt, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
         stall-timeout, resume-expiry, drain-timeout";
-const IN_USER: &str = "possible here are name, keys, keys-file, unix, from, expires, enabled, home, allow, retain, bandwidth, key, path";
+const IN_USER: &str = "possible here are name, keys, keys-file, unix, from, expires, enabled, home, allow, retain, bandwidth, quota, quota-files, max-file-size, key, path";
 const IN_KEY: &str = "possible here are line, from, expires, enabled";
 const IN_PATH: &str = "possible here are match, allow, retain";
 const RIGHTS: &str = "get, list, create, replace, remove, rename, mkdir";
@@ -855,6 +868,11 @@ prop_compose! {
         address in any::<std::net::SocketAddr>(),
         umask in 0..=0o777_u32,
         best_effort in any::<bool>(),
+        reserve in prop_oneof![
+            (0..=99_u8).prop_map(Reserve::Percent),
+            (0..=Limits::MAX_FILE_SIZE.max).prop_map(Reserve::Bytes),
+        ],
+        sizes in any::<[Option<u32>; 3]>(),
         scratch in any::<bool>(),
         homes in prop::collection::vec(prop::option::of("[a-z\"'\\\\ é]{1,40}"), 1..5),
         rights in prop::sample::subsequence(Right::ALL.to_vec(), 1..=7),
@@ -885,6 +903,8 @@ prop_compose! {
                     retain: (n % 2 == 0).then_some(retain),
                 })
                 .collect();
+            user.quota = Quota { bytes: sizes[0].map(u64::from), names: sizes[1].map(u64::from) };
+            user.max_file_size = sizes[2].map(|size| u64::from(size) + 1);
             user
         });
         let address = match address {
@@ -898,6 +918,7 @@ prop_compose! {
             durability: if scratch { Durability::None } else { Durability::Full },
             sandbox: if best_effort { SandboxMode::BestEffort } else { SandboxMode::Require },
             umask,
+            reserve,
             limits,
             users: users.collect(),
         }

@@ -11,6 +11,7 @@ mod logging;
 mod notify;
 mod outgoing;
 mod penalties;
+mod quota;
 mod resume;
 pub mod sandbox;
 mod server;

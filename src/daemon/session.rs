@@ -185,7 +185,7 @@ fn hello(user: &User, limits: &crate::config::Limits) -> ServerHello {
             data_bytes: DATA_BYTES_MAX,
             requests: u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX),
             uploads: u32::try_from(UPLOADS_MAX).unwrap_or(u32::MAX),
-            file_bytes: limits.max_file_size,
+            file_bytes: user.bytes_max(limits),
         },
     }
 }
@@ -421,7 +421,7 @@ impl<S: Store> Session<S> {
         let Some(user) = self.user() else { return };
         let there = put.resume.as_ref().map_or(0, |resume| resume.offset);
         let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
-        let bytes_max = self.server.live.borrow().settings.limits.max_file_size;
+        let bytes_max = user.bytes_max(&self.server.live.borrow().settings.limits);
         match verbs::admit_put(&user, &put, bytes_max) {
             Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::bandwidth::Bandwidth;
 use super::door::Count;
 use super::logging::Limiter;
-use crate::config::{Admission, Barred, Settings};
+use crate::config::{Admission, Barred, Limits, Settings};
 use crate::identity::fingerprint;
 use crate::transfer::{Pool, Share, Workers};
 use crate::types::{Principal, PublicKey};
@@ -58,6 +58,14 @@ pub(super) struct User {
     pub(super) faults: Arc<Limiter>,
     /// `None` is as fast as it goes.
     pub(super) bandwidth: Option<Arc<Bandwidth>>,
+    max_file_size: Option<u64>,
+}
+
+impl User {
+    /// Bytes of the largest file that this user may store.
+    pub(super) fn bytes_max(&self, limits: &Limits) -> u64 {
+        self.max_file_size.map_or(limits.max_file_size, |own| own.min(limits.max_file_size))
+    }
 }
 
 /// The table of users: a reload makes a new one.
@@ -80,6 +88,7 @@ impl Users {
             let user = Arc::new(User {
                 principal: entry.principal.clone(),
                 admission: entry.admission.clone(),
+                max_file_size: entry.max_file_size,
                 share: known.map_or_else(|| pool.share(), |user| user.share.clone()),
                 workers: known.map_or_else(
                     || workers.share(settings.limits.file_workers),

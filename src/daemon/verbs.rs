@@ -1,7 +1,7 @@
 //! The verbs: each asks the gate, runs as a task of its own, and leaves one line in the log.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -10,14 +10,17 @@ use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
-use super::{changes, resume};
+use super::{changes, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
-use crate::fsroot::{FsError, Parents};
+use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
     Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send_from,
 };
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
+
+/// How long a login may wait for a count before it goes on without a home.
+const HOME_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a request is refused before any work: the code and the text for the client.
 pub(super) type Refusal = (ErrorCode, String);
@@ -26,6 +29,14 @@ pub(super) type Refusal = (ErrorCode, String);
 /// will meet it again.
 pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
     let (Some(home), store) = (user.principal.home.clone(), Arc::clone(store)) else { return };
+    let looked = (Arc::clone(&store), home.clone());
+    let there = user.workers.run(move || looked.0.stat(Some(&looked.1))).await;
+    if matches!(there, Ok(Ok(stat)) if stat.kind == Kind::Directory) {
+        return; // As nearly always; to make it may mean to wait for a count.
+    }
+    if let Err(error) = quota::counted(&*store, &[&home], HOME_WAIT).await {
+        return tracing::warn!(user = user.principal.name, "the home is not made yet: {error}");
+    }
     let made = user.workers.run(move || store.make_directory(&home, Parents::Make)).await;
     if let Err(error) = made.and_then(|made| made.map_err(TransferError::from)) {
         tracing::error!(user = user.principal.name, "cannot make the home directory: {error}");
@@ -77,10 +88,13 @@ pub(super) fn start_put<S: Store>(
         let job = Job::new(&session, &user, id, "put");
         let target = incoming.target.clone();
         let store = Arc::clone(&session.server.store);
-        let outcome = receive(store, incoming, queue, &user.workers).await.map(|committed| {
+        let outcome = async {
+            job.counted(&[&target]).await?;
+            let committed = receive(store, incoming, queue, &user.workers).await?;
             let seal = committed.seal();
-            (Final::Stored(committed), Some(seal))
-        });
+            Ok((Final::Stored(committed), Some(seal)))
+        };
+        let outcome = outcome.await;
         job.end(&target, None, &grant, outcome).await;
     });
 }
@@ -199,7 +213,7 @@ impl<'a, S: Store> Job<'a, S> {
     /// # Errors
     /// As [`Job::admit`].
     pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
-        let bytes_max = self.session.server.live.borrow().settings.limits.max_file_size;
+        let bytes_max = self.user.bytes_max(&self.session.server.live.borrow().settings.limits);
         self.logged((Some(&put.path), None), || admit_put(self.user, put, bytes_max))
     }
 
@@ -263,6 +277,28 @@ impl<'a, S: Store> Job<'a, S> {
     ) -> Result<T, TransferError> {
         let store = Arc::clone(&self.session.server.store);
         Ok(self.user.workers.run(move || call(&store)).await??)
+    }
+
+    /// Waits until quotas can be judged at these paths.
+    ///
+    /// # Errors
+    /// `Busy` when that takes as long as a transfer may stall.
+    pub(super) async fn counted(&self, paths: &[&RelPath]) -> Result<(), TransferError> {
+        let patience = self.session.server.live.borrow().settings.limits.stall_timeout;
+        Ok(quota::counted(&*self.session.server.store, paths, patience).await?)
+    }
+
+    /// Runs a store's call that changes names, on a file thread, when quotas can be judged.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        paths: &[&RelPath],
+        call: impl FnOnce(&S) -> Result<T, FsError> + Send + 'static,
+    ) -> Result<T, TransferError> {
+        self.counted(paths).await?;
+        self.on_disk(call).await
     }
 
     /// Leaves the line in the log and sends the answer. A connection that is gone meanwhile does not

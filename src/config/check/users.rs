@@ -96,9 +96,19 @@ impl Check<'_> {
         let rights = self.rights(&label, at, raw.allow, !rules.is_empty());
         let retain = self.retain(&label, raw.retain);
         let bandwidth = self.bandwidth(&label, raw.bandwidth);
+        let quota = self.user_quota(&label, &raw);
+        let max_file_size = self.user_file_size(&label, &raw);
         let principal =
             Principal { name: name?, home: home.ok()?, rights: rights?, retain: retain?, rules };
-        Some(User { principal, admission: admission?, keys, bandwidth: bandwidth.ok()?, uids })
+        Some(User {
+            principal,
+            admission: admission?,
+            keys,
+            bandwidth: bandwidth.ok()?,
+            uids,
+            quota: quota?,
+            max_file_size: max_file_size?,
+        })
     }
 
     fn user_name(
