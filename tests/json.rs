@@ -67,7 +67,7 @@ fn every_event_has_the_members_that_the_document_gives_it() -> TestResult {
     assert_eq!(done["sha256"], sha256(&content).as_str());
     assert_eq!(of(&put, "summary")?["moved"], content.len());
     let receipt = events(&std::fs::read(daemon.path("r"))?)?;
-    assert_eq!(receipt, [done.clone()]);
+    assert_eq!(receipt, std::slice::from_ref(done));
     let skipped = events(&daemon.ftc_unix().ok(["put", "--json", "-u", "f"])?.out)?;
     check(of(&skipped, "skipped")?)?;
     let would = events(&daemon.ftc_unix().ok(["put", "--json", "-n", "f"])?.out)?;

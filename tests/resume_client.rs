@@ -17,15 +17,19 @@ const STEP: u64 = 64 << 20;
 /// Bytes of frames, answers and greetings that a connection may cost beside content.
 const TALK: u64 = 1 << 20;
 
+/// Content whose every mebibyte is another one.
 fn content(bytes: usize, seed: u64) -> Vec<u8> {
-    let part = noise(1 << 20, seed);
-    part.iter()
-        .copied()
-        .cycle()
-        .enumerate()
-        .take(bytes)
-        .map(|(at, byte)| byte ^ (at >> 20) as u8)
-        .collect()
+    let block = noise(1 << 20, seed);
+    let mut out = Vec::with_capacity(bytes + block.len());
+    for number in 0_u64.. {
+        if out.len() >= bytes {
+            break;
+        }
+        out.extend_from_slice(&number.to_le_bytes());
+        out.extend_from_slice(&block[8..]);
+    }
+    out.truncate(bytes);
+    out
 }
 
 fn done(out: &[u8]) -> Result<Value, Box<dyn std::error::Error>> {

@@ -139,8 +139,8 @@ fn an_unreadable_part_of_a_tree_stops_no_other() -> TestResult {
     std::fs::create_dir_all(tree.join("closed"))?;
     std::fs::write(tree.join("good"), "good")?;
     std::fs::write(tree.join("secret"), "secret")?;
-    std::fs::set_permissions(tree.join("secret"), std::fs::Permissions::from_mode(0))?;
-    std::fs::set_permissions(tree.join("closed"), std::fs::Permissions::from_mode(0))?;
+    std::fs::set_permissions(tree.join("secret"), std::fs::Permissions::from_mode(0o000))?;
+    std::fs::set_permissions(tree.join("closed"), std::fs::Permissions::from_mode(0o000))?;
     let ran = daemon.ftc_unix().run(["put", "-r", "tree", ":"])?;
     std::fs::set_permissions(tree.join("closed"), std::fs::Permissions::from_mode(0o700))?;
     assert_eq!(ran.code, Some(10), "{}", ran.err);

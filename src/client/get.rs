@@ -203,15 +203,13 @@ impl Get {
         }
         let meter = self.job.report.start(item.clone(), None);
         let partial = Partial::new(&destination.tree, &self.server, &route.path);
-        let outcome = match partial.filter(|_| !self.how.no_resume && is_worth_it) {
-            Some(partial) => {
-                let landing = self.landing(Arc::new(partial), local);
-                fetch_on(&route, &landing, &self.workers, &meter).await
-            }
-            None => {
-                let landing = self.landing(Arc::clone(&destination.tree), local);
-                fetch(&route, &landing, &self.workers, &meter).await
-            }
+        let partial = partial.filter(|_| !self.how.no_resume && is_worth_it);
+        let outcome = if let Some(partial) = partial {
+            let landing = self.landing(Arc::new(partial), local);
+            fetch_on(&route, &landing, &self.workers, &meter).await
+        } else {
+            let landing = self.landing(Arc::clone(&destination.tree), local);
+            fetch(&route, &landing, &self.workers, &meter).await
         };
         meter.clear();
         match outcome {
@@ -312,7 +310,8 @@ impl Get {
                     continue;
                 };
                 lane += 1;
-                if let Some((wanted, is_large)) = self.entry(directory, entry, lane, &mut pending) {
+                if let Some((wanted, is_large)) = self.entry(directory, &entry, lane, &mut pending)
+                {
                     large += usize::from(is_large);
                     let (get, destination) = (Arc::clone(self), destination.clone());
                     fetching.spawn(async move { (get.file(wanted, &destination).await, is_large) });
@@ -350,7 +349,7 @@ impl Get {
     fn entry(
         &self,
         directory: &Directory,
-        entry: Entry,
+        entry: &Entry,
         lane: usize,
         pending: &mut Vec<(Option<RelPath>, Option<RelPath>)>,
     ) -> Option<(Wanted, bool)> {

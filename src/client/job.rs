@@ -148,22 +148,22 @@ impl Job {
     ///
     /// # Errors
     /// Each says what to do next.
-    pub async fn line(&self, server: &Server, lane: usize) -> Result<Line, Failure> {
-        let lane = self.lane(server, lane);
-        let mut place = lane.line.lock().await;
+    pub async fn line(&self, server: &Server, number: usize) -> Result<Line, Failure> {
+        let seat = self.lane(server, number);
+        let mut place = seat.line.lock().await;
         if let Some(line) = place.as_ref().filter(|line| !line.is_broken()) {
             return Ok(line.clone());
         }
-        let line =
+        let made =
             connect(server, &self.settings, &self.shared.keys, &self.shared.throttle).await?;
-        lane.stood.store(true, Ordering::Relaxed);
+        seat.stood.store(true, Ordering::Relaxed);
         self.report.explain(|| {
-            let (user, version) = (&line.hello().user, &line.hello().server);
+            let (user, version) = (&made.hello().user, &made.hello().server);
             let (user, version) = (Escaped(user.as_bytes()), Escaped(version.as_bytes()));
             format!("logged in to {} ({version}) as {user}", server.name())
         });
-        *place = Some(line.clone());
-        Ok(line)
+        *place = Some(made.clone());
+        Ok(made)
     }
 
     /// A fresh count of tries for one piece of work.

@@ -210,7 +210,7 @@ fn print(text: &str) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
             exit::report(&Failure::new(Exit::Other, format!("write to standard output: {error}")));
-            std::process::exit(Exit::Other as u8 as i32);
+            std::process::exit(i32::from(Exit::Other as u8));
         }
     }
 }

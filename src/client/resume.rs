@@ -84,7 +84,7 @@ pub async fn resumable(
             lock(&progress).clear();
         }
         let seal = sealed.unwrap_or(Seal { bytes: 0, digest: Sha256Digest([0; 32]) });
-        return stored(outcome?, seal, request.resume.map_or(0, |resume| resume.offset));
+        return stored(&outcome?, seal, request.resume.map_or(0, |resume| resume.offset));
     }
 }
 
@@ -123,8 +123,8 @@ async fn begin(
     }
     let (from, hasher) = lock(progress).before(offset);
     let own = input.clone();
-    let hashed = tokio::task::spawn_blocking(move || hash_on(&own, from, offset, hasher)).await;
-    match hashed.ok().and_then(Result::ok) {
+    let before = tokio::task::spawn_blocking(move || hash_on(&own, from, offset, hasher)).await;
+    match before.ok().and_then(Result::ok) {
         Some(hasher) if Sha256Digest(hasher.clone().finalize().into()) == sha256 => {
             let start = Start { offset, hasher, progress: Some(Arc::clone(progress)) };
             Ok((start, Some(ResumeAt { upload, offset })))

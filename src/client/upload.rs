@@ -80,7 +80,7 @@ pub async fn whole(
             Err(failure) => Err(failure),
         };
         if !route.job.again(&route.server, route.lane, &mut patience, &outcome).await {
-            return stored(outcome?, seal, 0);
+            return stored(&outcome?, seal, 0);
         }
         meter.restart();
         is_again = true;
@@ -88,10 +88,10 @@ pub async fn whole(
 }
 
 /// What the server says it has must be what was sent.
-pub(super) fn stored(answer: Answer, seal: Seal, resumed: u64) -> Result<Done, Failure> {
+pub(super) fn stored(answer: &Answer, seal: Seal, resumed: u64) -> Result<Done, Failure> {
     match answer {
         Answer::Stored(stored) => {
-            let Stored { bytes, sha256, mtime_ns, replaced } = stored;
+            let Stored { bytes, sha256, mtime_ns, replaced } = *stored;
             if (bytes, sha256) != (seal.bytes, seal.digest) {
                 let text = format!(
                     "the server says that it stored {bytes} bytes with SHA-256 {sha256}, and that is not what was sent"
@@ -158,7 +158,7 @@ pub async fn stream(
         let retry = (is_file || seal.is_some())
             && route.job.again(&route.server, route.lane, &mut patience, &outcome).await;
         match (retry, seal) {
-            (false, Some(seal)) => return stored(outcome?, seal, 0),
+            (false, Some(seal)) => return stored(&outcome?, seal, 0),
             (false, None) => {
                 return Err(outcome.err().unwrap_or_else(|| {
                     Failure::new(Exit::Protocol, "the server answered before the content ended")
@@ -169,7 +169,7 @@ pub async fn stream(
                     return Ok(done);
                 }
                 if !is_file {
-                    return outcome.and_then(|answer| stored(answer, seal, 0));
+                    return outcome.and_then(|answer| stored(&answer, seal, 0));
                 }
             }
             (true, None) => {}

@@ -41,7 +41,8 @@ impl Throttle {
         let until = {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
             let from = due.unwrap_or(now).max(now);
-            *due = Some(from + Duration::from_secs_f64(bytes as f64 / rate as f64));
+            let nanos = bytes as u128 * 1_000_000_000 / u128::from(rate);
+            *due = Some(from + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)));
             from
         };
         tokio::time::sleep_until(until).await;

@@ -126,7 +126,10 @@ pub fn walk(top: &Path, mut take: impl FnMut(Found) -> bool) -> nix::Result<()> 
         let step = match level.entries.next() {
             None => {
                 let Some(level) = levels.pop() else { return Ok(()) };
-                if level.found { continue } else { Step::Take(Found::Empty(level.path)) }
+                if level.found {
+                    continue;
+                }
+                Step::Take(Found::Empty(level.path))
             }
             Some(Err(error)) => {
                 level.found = true;

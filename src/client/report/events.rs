@@ -12,7 +12,8 @@ use crate::types::Sha256Digest;
 /// One event. Members that say nothing are left out.
 #[derive(Serialize)]
 pub(super) struct Event {
-    event: &'static str,
+    #[serde(rename = "event")]
+    kind: &'static str,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     file: Option<FileOf>,
     #[serde(flatten)]
@@ -72,7 +73,7 @@ enum What {
 }
 
 impl Event {
-    fn new(event: &'static str, item: Option<&Item>, what: What) -> Self {
+    fn new(kind: &'static str, item: Option<&Item>, what: What) -> Self {
         let file = item.map(|item| FileOf {
             verb: match item.action {
                 Action::Put => "put",
@@ -81,7 +82,7 @@ impl Event {
             path: WirePath(item.path.clone()),
             local: WirePath(item.local.clone()),
         });
-        Self { event, file, what }
+        Self { kind, file, what }
     }
 
     pub(super) fn start(item: &Item, bytes: Option<u64>) -> Self {

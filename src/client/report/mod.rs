@@ -274,10 +274,12 @@ impl Report {
         let (done, skipped, failed) =
             (load(&totals.done), load(&totals.skipped), load(&totals.failed));
         let (bytes, moved) = (load(&totals.bytes), load(&totals.moved));
-        let seconds = self.0.started.elapsed().as_secs_f64();
+        let took = self.0.started.elapsed();
+        let seconds = took.as_secs_f64();
         self.event(|| Event::summary([done, skipped, failed, bytes, moved], seconds, exit));
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
         if self.0.many.load(Ordering::Relaxed) && done + skipped + failed > 0 {
-            let rate = HumanBytes((moved as f64 / seconds.max(0.001)) as u64);
+            let rate = HumanBytes(moved.saturating_mul(1000) / millis);
             let mut text = format!("{done} done, {}", HumanBytes(bytes));
             if skipped > 0 {
                 text += &format!(", {skipped} skipped");

@@ -126,8 +126,7 @@ fn side(before: &[String], word: &str) -> Side {
     let operands = before[1..].iter().filter(|word| !word.starts_with('-')).count();
     match (command.as_str(), operands) {
         ("lcd" | "lls", _) | ("put" | "verify", 0) => Side::Here,
-        ("put", _) => Side::Both,
-        ("get", 1..) => Side::Both,
+        ("put", _) | ("get", 1..) => Side::Both,
         ("verify", 1) | ("get" | "ls" | "cd" | "rm" | "mv" | "mkdir" | "stat", _) => Side::There,
         ("help", 0) => Side::Command,
         _ => Side::Nobody,

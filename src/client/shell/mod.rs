@@ -60,14 +60,12 @@ pub async fn shell(job: Arc<Job>, host: Option<OsString>, batch: Option<PathBuf>
     let outcome = async {
         if let Some(host) = host {
             let port = job.settings.global.port;
-            match Remote::recognise(&host, port)? {
-                Some(Remote { server: Some(server), path }) => {
-                    job.move_to(Some(server), path);
-                }
-                _ => {
-                    let server = super::operand::Server::parse(&host.to_string_lossy(), port)?;
-                    job.move_to(Some(server), Vec::new());
-                }
+            let named = Remote::recognise(&host, port)?;
+            if let Some(Remote { server: Some(server), path }) = named {
+                job.move_to(Some(server), path);
+            } else {
+                let server = super::operand::Server::parse(&host.to_string_lossy(), port)?;
+                job.move_to(Some(server), Vec::new());
             }
         }
         let shell = Shell { job: Arc::clone(&job) };
@@ -350,8 +348,9 @@ fn lls(words: &[String]) -> Result<(), Failure> {
             |error: std::io::Error| super::local::open_failure(path.as_os_str().as_bytes(), &error);
         let mut names = super::local::names(&path).map_err(fail)?;
         names.sort();
-        let text: String = names.iter().map(|name| format!("{}\n", Escaped(name))).collect();
-        print(&text);
+        for name in names {
+            print(&format!("{}\n", Escaped(&name)));
+        }
     }
     Ok(())
 }
