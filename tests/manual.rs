@@ -22,7 +22,9 @@ fn flags(text: &str) -> Flags {
     text.split("--")
         .skip(1)
         .map(|rest| {
-            rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>()
+            rest.chars()
+                .take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')
+                .collect::<String>()
         })
         .filter(|flag| flag.len() > 1)
         .collect()
