@@ -2,7 +2,7 @@
 //!
 //! The fuzzers call these without end, `tests/fuzz_laws.rs` with seeds and with random bytes on every run.
 
-use ftd::config::{Resolvers, parse as parse_config};
+use ftd::config::{Resolvers, Text, parse as parse_config};
 use ftd::identity::{fingerprint, parse_public_line, public_from_spki, public_line, spki_der};
 use ftd::proto::{
     Answer, ClientState, Entries, ErrorMessage, Expect, Header, Request, ServerHello, ServerState,
@@ -136,15 +136,16 @@ pub fn config(data: &[u8]) {
     let key =
         |line: &str| parse_public_line(line).map(|(key, _)| key).map_err(|error| error.to_string());
     let account = |name: &str| name.parse().map_err(|_| "no such account".to_owned());
-    let resolvers = Resolvers { key: &key, account: &account };
-    match parse_config("f", text, &resolvers) {
+    let keys_file = |_: &std::path::Path| Err("no file is read here".to_owned());
+    let resolvers = Resolvers { key: &key, account: &account, keys_file: &keys_file };
+    let read = |text: &str| {
+        let file = Text { name: "f".to_owned(), text: text.to_owned() };
+        parse_config(&file, &[], &resolvers)
+    };
+    match read(text) {
         Ok(settings) => {
             let printed = settings.to_toml(&public_line);
-            assert_eq!(
-                parse_config("f", &printed, &resolvers).as_ref(),
-                Ok(&settings),
-                "{printed}"
-            );
+            assert_eq!(read(&printed).as_ref(), Ok(&settings), "{printed}");
         }
         Err(errors) => {
             assert!(!errors.errors().is_empty());

@@ -141,29 +141,3 @@ fn a_credential_takes_the_place_of_the_host_key() -> TestResult {
     assert_eq!(given.split_whitespace().nth(1), public.split_whitespace().nth(1));
     Ok(())
 }
-
-/// Any account that is neither ours nor root's.
-const ACCOUNT: u32 = 12_345;
-
-/// Where root looks after a daemon with an account of its own, the key is that account's.
-#[test]
-fn a_host_key_that_root_makes_belongs_to_the_daemon() -> TestResult {
-    use std::os::unix::fs::{MetadataExt as _, chown};
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root makes files for others");
-        return Ok(());
-    }
-    let setup = Setup::new()?;
-    let directory = setup.path("state");
-    std::fs::create_dir(&directory)?;
-    chown(&directory, Some(ACCOUNT), Some(ACCOUNT))?;
-    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
-    setup.write_config(&text.replace("/host_key\"", "/state/host_key\""))?;
-    let first = setup.ftd(&["fingerprint"])?;
-    assert!(first.status.success(), "{first:?}");
-    assert_eq!(std::fs::metadata(directory.join("host_key"))?.uid(), ACCOUNT);
-    assert_eq!(setup.ftd(&["fingerprint"])?.stdout, first.stdout, "and root may read it");
-    chown(directory.join("host_key"), Some(ACCOUNT + 1), None)?;
-    assert_eq!(setup.ftd(&["fingerprint"])?.status.code(), Some(78), "a stranger's is refused");
-    Ok(())
-}

@@ -1,7 +1,9 @@
 //! From what the file says to what it may say: every rule, and the sentence for whoever breaks it.
 
+mod keys;
 mod limits;
 mod paths;
+mod quota;
 mod users;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,7 +15,7 @@ use crate::types::{Durability, PublicKey};
 
 use super::error::{ConfigErrors, Problems, shown};
 use super::quantity::{Misread, Quantity};
-use super::raw::{RawFile, Value};
+use super::raw::{RawFile, RawIncluded, Value};
 use super::settings::{Bound, LISTEN_MAX, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX};
 
 /// Bytes in a file, at most: some twenty thousand users. Whoever reads one stops there.
@@ -28,21 +30,34 @@ pub struct Resolvers<'a> {
     pub key: &'a dyn Fn(&str) -> Result<PublicKey, String>,
     /// Finds the uid of a local account, given by name or as a decimal uid; the error likewise.
     pub account: &'a dyn Fn(&str) -> Result<u32, String>,
+    /// Reads the text of a file with keys; the error likewise.
+    pub keys_file: &'a dyn Fn(&Path) -> Result<String, String>,
 }
 
-/// Reads a whole configuration; `file` is only what messages call it.
+/// A file and its text.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// What messages call the file.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Reads a whole configuration: the file itself, and those of its include directory, in which only
+/// users stand.
 ///
 /// # Errors
-/// Everything that is wrong, by line. A text that is not TOML is judged as TOML alone.
+/// Everything that is wrong, by file and line. A text that is not TOML is judged as TOML alone.
 ///
 /// # Example
 ///
 /// ```
-/// use ftd::config::{Resolvers, parse};
+/// use ftd::config::{Resolvers, Text, parse};
 ///
 /// let resolvers = Resolvers {
 ///     key: &|_line| Err("no key is known here".to_owned()),
 ///     account: &|name| name.parse().map_err(|_| "there is no such account".to_owned()),
+///     keys_file: &|_path| Err("no file is read here".to_owned()),
 /// };
 /// let text = r#"
 ///     root = "/srv/ftd"
@@ -52,28 +67,49 @@ pub struct Resolvers<'a> {
 ///     unix = ["1000"]
 ///     allow = ["get", "lst"]
 /// "#;
-/// let told = parse("/etc/ftd.toml", text, &resolvers).map_err(|errors| errors.to_string());
+/// let file = Text { name: "/etc/ftd.toml".to_owned(), text: text.to_owned() };
+/// let told = parse(&file, &[], &resolvers).map_err(|errors| errors.to_string());
 /// assert!(told.is_err_and(|told| told.starts_with("/etc/ftd.toml:7: user.alice.allow[2]: unknown")));
 /// ```
-pub fn parse(file: &str, text: &str, resolvers: &Resolvers<'_>) -> Result<Settings, ConfigErrors> {
-    let mut problems = Problems::new(file, text);
-    if text.len() > FILE_BYTES_MAX {
-        let message = format!(
-            "the file has {} bytes, at most {} are possible",
-            text.len(),
-            (FILE_BYTES_MAX as u64).show()
-        );
-        problems.add(0, "", message);
-        return Err(problems.into_errors());
-    }
-    let (table, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
+pub fn parse(
+    main: &Text,
+    included: &[Text],
+    resolvers: &Resolvers<'_>,
+) -> Result<Settings, ConfigErrors> {
+    let mut problems = Problems::default();
+    let mut tables = Vec::with_capacity(1 + included.len());
+    for Text { name, text } in std::iter::once(main).chain(included) {
+        problems.enter(name, text);
+        if text.len() > FILE_BYTES_MAX {
+            let message = format!(
+                "the file has {} bytes, at most {} are possible",
+                text.len(),
+                (FILE_BYTES_MAX as u64).show()
+            );
+            problems.add(0, "", message);
+            continue;
+        }
+        let (table, errors) = DeTable::parse_recoverable(text);
         syntax(text, errors, &mut problems);
+        tables.push(table);
+    }
+    if !problems.is_empty() {
         return Err(problems.into_errors());
     }
+    let Some((table, included)) = tables.split_first() else {
+        return Err(problems.into_errors()); // There always is the file itself.
+    };
+    problems.leave(0);
     let raw = RawFile::read("", table.get_ref(), &mut problems);
-    let mut check = Check { problems, resolvers, text };
-    let settings = check.file(&raw);
+    let mut users = vec![(0, raw.user)];
+    for (index, table) in included.iter().enumerate() {
+        problems.leave(index + 1);
+        let raw = RawIncluded::read("", table.get_ref(), &mut problems);
+        users.push((index + 1, raw.user));
+    }
+    problems.leave(0);
+    let mut check = Check { problems, resolvers, text: &main.text, root: None };
+    let settings = check.file(&raw, &users);
     match settings {
         Some(settings) if check.problems.is_empty() => Ok(settings),
         _ => Err(check.problems.into_errors()),
@@ -81,7 +117,7 @@ pub fn parse(file: &str, text: &str, resolvers: &Resolvers<'_>) -> Result<Settin
 }
 
 /// Turns the parser's errors into ours: one per line, as those after the first are mostly its echo.
-fn syntax(text: &str, mut errors: Vec<TomlError>, problems: &mut Problems<'_>) {
+fn syntax(text: &str, mut errors: Vec<TomlError>, problems: &mut Problems) {
     let end = text.trim_end().len(); // What is missing at the end is missing in its last line.
     let at = |error: &TomlError| error.span().map_or(0, |span| span.start.min(end));
     errors.sort_by_key(at);
@@ -131,15 +167,23 @@ fn key_at(text: &str, at: usize) -> Option<String> {
 
 /// A file under examination.
 struct Check<'a> {
-    problems: Problems<'a>,
+    problems: Problems,
     resolvers: &'a Resolvers<'a>,
+    /// Of the file itself.
     text: &'a str,
+    /// Once it is known.
+    root: Option<PathBuf>,
 }
 
 /// Each method records what it finds and gives `None` only if it recorded something.
 impl Check<'_> {
-    fn file(&mut self, raw: &RawFile<'_, '_>) -> Option<Settings> {
+    fn file(
+        &mut self,
+        raw: &RawFile<'_, '_>,
+        users: &[(usize, Option<&Value<'_>>)],
+    ) -> Option<Settings> {
         let root = self.root(raw.root);
+        self.root.clone_from(&root);
         let host_key = match raw.host_key {
             None => Some(PathBuf::from(Settings::HOST_KEY_DEFAULT)),
             Some(value) => self.host_key(value),
@@ -160,8 +204,9 @@ impl Check<'_> {
             self.word("sandbox", value, &modes.map(|mode| (mode.name(), mode)))
         });
         let umask = raw.umask.map_or(Some(Settings::UMASK_DEFAULT), |value| self.umask(value));
+        let reserve = self.reserve(raw.reserve);
         let limits = self.limits(raw.limits);
-        let users = self.users(raw.user);
+        let users = self.users(users);
         Some(Settings {
             root: root?,
             listen: listen?,
@@ -169,6 +214,7 @@ impl Check<'_> {
             durability: durability?,
             sandbox: sandbox?,
             umask: umask?,
+            reserve: reserve?,
             limits: limits?,
             users: users?,
         })

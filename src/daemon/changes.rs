@@ -10,7 +10,7 @@ use crate::transfer::{Seal, Source as _, Store, digest};
 pub(super) async fn remove<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
     let (target, grant) = job.admit(path, |path| Action::Remove { path })?;
     let gone = target.clone();
-    let outcome = job.on_disk(move |store| store.remove(&gone, grant.retain)).await;
+    let outcome = job.change(&[&target], move |store| store.remove(&gone, grant.retain)).await;
     job.end(&target, None, &grant, outcome.map(|()| (Final::Removed, None))).await;
     Ok(())
 }
@@ -18,7 +18,7 @@ pub(super) async fn remove<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result
 pub(super) async fn rmdir<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
     let (target, grant) = job.admit(path, |path| Action::Rmdir { path })?;
     let gone = target.clone();
-    let outcome = job.on_disk(move |store| store.remove_directory(&gone)).await;
+    let outcome = job.change(&[&target], move |store| store.remove_directory(&gone)).await;
     job.end(&target, None, &grant, outcome.map(|()| (Final::Removed, None))).await;
     Ok(())
 }
@@ -31,7 +31,7 @@ pub(super) async fn mkdir<S: Store>(
     let (target, grant) = job.admit_new(path, |path| Action::Mkdir { path })?;
     let parents = if with_parents { job.parents(&grant) } else { Parents::MustExist };
     let made = target.clone();
-    let outcome = job.on_disk(move |store| store.make_directory(&made, parents)).await;
+    let outcome = job.change(&[&target], move |store| store.make_directory(&made, parents)).await;
     job.end(&target, None, &grant, outcome.map(|count| (Final::Made(count as u64), None))).await;
     Ok(())
 }
@@ -49,7 +49,7 @@ pub(super) async fn rename<S: Store>(
         retain_target: grant.retain_target,
     };
     let (old, new) = (from.clone(), to.clone());
-    let outcome = job.on_disk(move |store| store.rename(&old, &new, terms)).await;
+    let outcome = job.change(&[&from, &to], move |store| store.rename(&old, &new, terms)).await;
     let outcome = outcome.map(|replaced| (Final::Renamed { replaced }, None));
     job.end(&from, Some(&to), &grant, outcome).await;
     Ok(())

@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 use super::journal::kind;
 use super::listener::{self, Bound, Gate};
-use super::notify;
 use super::server::{Live, Phase, Server};
 use super::settings::{self, ConfigFile};
 use super::users::Users;
 use super::watchdog::Watchdog;
+use super::{notify, quota};
 use crate::config::{Settings, restart_needed};
 use crate::transfer::{Pool, Store, Workers};
 
@@ -59,13 +59,14 @@ pub(super) async fn run<S: Store>(
     let limits = settings.limits.clone();
     let pool = Pool::new(limits.buffer_memory);
     let workers = Workers::new(limits.file_workers);
+    quota::enforce(&store, &settings).await;
     let users = Users::new(&settings, &pool, &workers, None);
     let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let (busy, mut all_done) = mpsc::channel(1);
     let (sweeper, mut expiry) = (Arc::clone(&store), tokio::time::interval(EXPIRY_EVERY));
     let server = Server { store, live: live_seen, phase: phase_seen, busy };
-    let gate = Gate::new(tls, limits.connections);
+    let gate = Gate::new(tls);
 
     let mut watchdog = Watchdog::new(workers.clone());
     let mut listeners = JoinSet::new();
@@ -90,7 +91,7 @@ pub(super) async fn run<S: Store>(
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify::tell(&[NotifyState::Reloading, now]);
                 }
-                let said = match reload(&file, &live, &pool, &workers) {
+                let said = match reload(&file, &sweeper, &live, &pool, &workers).await {
                     Ok(users) => {
                         tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
                         "; last reload taken".to_owned()
@@ -138,18 +139,20 @@ pub(super) async fn run<S: Store>(
 }
 
 /// Puts a new configuration in force, whole, or none of it.
-fn reload(
+async fn reload<S: Store>(
     file: &ConfigFile,
+    store: &Arc<S>,
     live: &watch::Sender<Arc<Live>>,
     pool: &Arc<Pool>,
     workers: &Workers,
 ) -> Result<usize, String> {
     let before = Arc::clone(&live.borrow());
-    let settings = settings::load(file).map_err(|error| error.to_string())?;
+    let settings = settings::load(file).map_err(|error| error.to_string())?.settings;
     let fixed = restart_needed(&before.settings, &settings);
     if !fixed.is_empty() {
         return Err(format!("a change of {} needs a restart", fixed.join(", ")));
     }
+    quota::enforce(store, &settings).await;
     let users = Users::new(&settings, pool, workers, Some(&before.users));
     let count = settings.users.len();
     live.send_replace(Arc::new(Live { settings, users }));

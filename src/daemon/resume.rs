@@ -89,7 +89,11 @@ pub(super) async fn tell_check<S: Store>(
     let (incoming, grant) = job.admit_put(&put)?;
     let target = incoming.target.clone();
     let store = Arc::clone(&job.session.server.store);
-    let outcome = job.user.workers.run(move || check(&*store, &incoming)).await.flatten();
+    let outcome = async {
+        job.counted(&[&target]).await?;
+        job.user.workers.run(move || check(&*store, &incoming)).await?
+    };
+    let outcome = outcome.await;
     let outcome = outcome.map(|exists| (Final::Check(CheckInfo { exists }), None));
     job.end(&target, None, &grant, outcome).await;
     Ok(())

@@ -1,5 +1,6 @@
 //! From the command line to a daemon that serves: everything that must happen in order.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid, setgroups, setresgi
 
 use super::cli::{Cli, Command};
 use super::journal::kind;
-use super::settings::{self, ConfigFile};
+use super::settings::{self, ConfigFile, Loaded};
 use super::units::Units;
 use super::{lifecycle, logging, sandbox, sockets};
 use crate::config::{SandboxMode, Settings};
@@ -48,7 +49,7 @@ impl Failure {
 
 /// Does what the command line says.
 pub(super) fn run(cli: Cli) -> ExitCode {
-    let file = ConfigFile(cli.config);
+    let file = ConfigFile::new(cli.config);
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(&file),
         Command::Check { dump } => check(&file, dump),
@@ -69,7 +70,7 @@ pub(super) fn run(cli: Cli) -> ExitCode {
 /// The verdict of a start, the sandbox's included, without its side effects. Whether an address is free
 /// is left out: the daemon that a check is for may be the one that has it.
 fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?;
+    let Loaded { settings, key_directories } = settings::load(file).map_err(Failure::config)?;
     become_owner(&settings.root)?;
     let top =
         Tree::check(&settings.root).map_err(|error| Failure::config(format!("root {error}")))?;
@@ -82,13 +83,13 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     }
     descriptors(&settings)?;
     // Put up for good, in a process that ends right away.
-    confine(&settings, file, top.as_fd())?;
+    confine(&settings, file, &key_directories, top.as_fd())?;
     if dump {
         print(&settings.to_toml(&public_line))
     } else {
         let users = settings.users.len();
         let plural = if users == 1 { "" } else { "s" };
-        print(&format!("{}: good; {users} user{plural}\n", file.0.display()))
+        print(&format!("{file}: good; {users} user{plural}\n"))
     }
 }
 
@@ -123,7 +124,7 @@ fn check_key_place(key: &Path) -> Result<(), Failure> {
 }
 
 fn show_fingerprint(file: &ConfigFile) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?;
+    let settings = settings::load(file).map_err(Failure::config)?.settings;
     become_owner(&settings.root)?;
     let (key, _) = host_key(&settings)?;
     print(&format!("{}\n{}\n", public_line(key.public()), fingerprint(key.public())))
@@ -149,8 +150,8 @@ fn credential_key() -> Result<Option<PrivateKey>, Failure> {
 }
 
 fn show_units(file: &ConfigFile, apply: bool) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?;
-    let units = Units::new(&settings, &file.0);
+    let settings = settings::load(file).map_err(Failure::config)?.settings;
+    let units = Units::new(&settings, file.path());
     if apply { units.apply().map_err(Failure::other) } else { print(&units.show()) }
 }
 
@@ -161,7 +162,7 @@ fn print(text: &str) -> Result<(), Failure> {
 /// Serves until a signal. The order matters: what needs paths, ports and accounts comes before the
 /// sandbox, and the sandbox before the first thread.
 fn serve(file: &ConfigFile) -> Result<(), Failure> {
-    let settings = settings::load(file).map_err(Failure::config)?;
+    let Loaded { settings, key_directories } = settings::load(file).map_err(Failure::config)?;
     logging::start();
     umask(Mode::from_bits_truncate(settings.umask));
     descriptors(&settings)?;
@@ -173,7 +174,8 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     let tls = server_config(host_key).map_err(Failure::other)?;
     let bound = sockets::open(&settings.listen).map_err(Failure::other)?;
     let (tree, stale) = open_tree(&settings)?;
-    let report = confine(&settings, file, tree.descriptor())?;
+    let report = confine(&settings, file, &key_directories, tree.descriptor())?;
+    let file = file.confined(key_directories);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -197,7 +199,7 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         }
     });
     drop(sweep.map_err(Failure::other)?); // It ends by itself, or with the daemon.
-    let served = lifecycle::run(tree, bound, tls, file.clone(), settings, report);
+    let served = lifecycle::run(tree, bound, tls, file, settings, report);
     let served = runtime.block_on(served);
     // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
@@ -217,9 +219,20 @@ fn open_tree(settings: &Settings) -> Result<(Tree, Stale), Failure> {
     Ok((tree, stale))
 }
 
-fn confine(settings: &Settings, file: &ConfigFile, top: BorrowedFd<'_>) -> Result<String, Failure> {
+fn confine(
+    settings: &Settings,
+    file: &ConfigFile,
+    key_directories: &BTreeSet<PathBuf>,
+    top: BorrowedFd<'_>,
+) -> Result<String, Failure> {
     let require = settings.sandbox == SandboxMode::Require;
-    let plan = sandbox::Plan { root: top, config_directory: Some(file.directory()), require };
+    let plan = sandbox::Plan {
+        root: top,
+        readable: std::iter::once(file.directory())
+            .chain(key_directories.iter().map(PathBuf::as_path))
+            .collect(),
+        require,
+    };
     let report = sandbox::apply(&plan).map_err(Failure::other)?;
     match (require, sandbox::self_test()) {
         (_, Ok(())) => tracing::info!("sandbox: {report}"),
@@ -243,11 +256,12 @@ fn descriptors(settings: &Settings) -> Result<(), Failure> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Failure::other)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Failure::other)?;
     let needed = settings.limits.connections as u64
+        + settings.limits.strangers as u64
         + 4 * settings.limits.file_workers as u64
         + DESCRIPTORS_SPARE;
     if hard < needed {
         return Err(Failure::config(format!(
-            "limits.connections and limits.file-workers need {needed} open files, and the limit is {hard}; \
+            "limits.connections, limits.strangers and limits.file-workers need {needed} open files, and the limit is {hard}; \
              raise it (LimitNOFILE= in the unit, ulimit -n in a shell) or lower them"
         )));
     }

@@ -1,7 +1,7 @@
 //! The verbs: each asks the gate, runs as a task of its own, and leaves one line in the log.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -10,14 +10,17 @@ use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
-use super::{changes, resume};
+use super::{changes, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
-use crate::fsroot::{FsError, Parents};
+use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
     Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send_from,
 };
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
+
+/// How long a login may wait for a count before it goes on without a home.
+const HOME_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a request is refused before any work: the code and the text for the client.
 pub(super) type Refusal = (ErrorCode, String);
@@ -26,6 +29,14 @@ pub(super) type Refusal = (ErrorCode, String);
 /// will meet it again.
 pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
     let (Some(home), store) = (user.principal.home.clone(), Arc::clone(store)) else { return };
+    let looked = (Arc::clone(&store), home.clone());
+    let there = user.workers.run(move || looked.0.stat(Some(&looked.1))).await;
+    if matches!(there, Ok(Ok(stat)) if stat.kind == Kind::Directory) {
+        return; // As nearly always; to make it may mean to wait for a count.
+    }
+    if let Err(error) = quota::counted(&*store, &[&home], HOME_WAIT).await {
+        return tracing::warn!(user = user.principal.name, "the home is not made yet: {error}");
+    }
     let made = user.workers.run(move || store.make_directory(&home, Parents::Make)).await;
     if let Err(error) = made.and_then(|made| made.map_err(TransferError::from)) {
         tracing::error!(user = user.principal.name, "cannot make the home directory: {error}");
@@ -77,10 +88,13 @@ pub(super) fn start_put<S: Store>(
         let job = Job::new(&session, &user, id, "put");
         let target = incoming.target.clone();
         let store = Arc::clone(&session.server.store);
-        let outcome = receive(store, incoming, queue, &user.workers).await.map(|committed| {
+        let outcome = async {
+            job.counted(&[&target]).await?;
+            let committed = receive(store, incoming, queue, &user.workers).await?;
             let seal = committed.seal();
-            (Final::Stored(committed), Some(seal))
-        });
+            Ok((Final::Stored(committed), Some(seal)))
+        };
+        let outcome = outcome.await;
         job.end(&target, None, &grant, outcome).await;
     });
 }
@@ -170,7 +184,7 @@ impl<'a, S: Store> Job<'a, S> {
         path: &WirePath,
         action: impl FnOnce(&RelPath) -> Action<'_>,
     ) -> Result<(RelPath, Grant), Refusal> {
-        self.logged(path, || {
+        self.logged((Some(path), None), || {
             let parsed = parse(path)?;
             let grant = allow(self.user, action(&parsed))?;
             Ok((self.at_home(&parsed), grant))
@@ -186,7 +200,7 @@ impl<'a, S: Store> Job<'a, S> {
         path: &WirePath,
         action: impl FnOnce(&RelPath) -> Action<'_>,
     ) -> Result<(RelPath, Grant), Refusal> {
-        self.logged(path, || {
+        self.logged((Some(path), None), || {
             let parsed = parse(path)?;
             let grant = allow(self.user, action(&parsed))?;
             parsed.check_creatable().map_err(bad_name)?;
@@ -199,8 +213,8 @@ impl<'a, S: Store> Job<'a, S> {
     /// # Errors
     /// As [`Job::admit`].
     pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
-        let bytes_max = self.session.server.live.borrow().settings.limits.max_file_size;
-        self.logged(&put.path, || admit_put(self.user, put, bytes_max))
+        let bytes_max = self.user.bytes_max(&self.session.server.live.borrow().settings.limits);
+        self.logged((Some(&put.path), None), || admit_put(self.user, put, bytes_max))
     }
 
     /// The same for the two names of a rename.
@@ -213,7 +227,7 @@ impl<'a, S: Store> Job<'a, S> {
         to: &WirePath,
         replace: bool,
     ) -> Result<(RelPath, RelPath, Grant), Refusal> {
-        self.logged(from, || {
+        self.logged((Some(from), Some(to)), || {
             let (from, to) = (parse(from)?, parse(to)?);
             let grant = allow(self.user, Action::Rename { from: &from, to: &to, replace })?;
             to.check_creatable().map_err(bad_name)?;
@@ -228,7 +242,7 @@ impl<'a, S: Store> Job<'a, S> {
         action: impl FnOnce(Option<&RelPath>) -> Action<'_>,
     ) -> Result<Option<RelPath>, Refusal> {
         let Some(path) = path else {
-            allow(self.user, action(None))?;
+            self.logged((None, None), || allow(self.user, action(None)))?;
             return Ok(self.user.principal.home.clone());
         };
         self.admit(path, |path| action(Some(path))).map(|(path, _)| Some(path))
@@ -236,11 +250,11 @@ impl<'a, S: Store> Job<'a, S> {
 
     fn logged<T>(
         &self,
-        path: &WirePath,
+        (path, to): (Option<&WirePath>, Option<&WirePath>),
         decide: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        decide().inspect_err(|(code, _)| {
-            log_refusal(self.session, self.user, self.verb, Some(path), *code);
+        decide().inspect_err(|(code, reason)| {
+            log_refusal(self.session, self.user, self.verb, (path, to), (*code, reason));
         })
     }
 
@@ -263,6 +277,28 @@ impl<'a, S: Store> Job<'a, S> {
     ) -> Result<T, TransferError> {
         let store = Arc::clone(&self.session.server.store);
         Ok(self.user.workers.run(move || call(&store)).await??)
+    }
+
+    /// Waits until quotas can be judged at these paths.
+    ///
+    /// # Errors
+    /// `Busy` when that takes as long as a transfer may stall.
+    pub(super) async fn counted(&self, paths: &[&RelPath]) -> Result<(), TransferError> {
+        let patience = self.session.server.live.borrow().settings.limits.stall_timeout;
+        Ok(quota::counted(&*self.session.server.store, paths, patience).await?)
+    }
+
+    /// Runs a store's call that changes names, on a file thread, when quotas can be judged.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        paths: &[&RelPath],
+        call: impl FnOnce(&S) -> Result<T, FsError> + Send + 'static,
+    ) -> Result<T, TransferError> {
+        self.counted(paths).await?;
+        self.on_disk(call).await
     }
 
     /// Leaves the line in the log and sends the answer. A connection that is gone meanwhile does not
@@ -355,23 +391,32 @@ fn bad_name(error: NameError) -> Refusal {
     (ErrorCode::BadName, error.to_string())
 }
 
-/// One line for a request that was refused at the gate.
+/// One line for a request that was refused at the gate. As for all refusals, a user who makes a flood of
+/// them gets a few lines and a count.
 pub(super) fn log_refusal<S: Store>(
     session: &Session<S>,
     user: &User,
     verb: &'static str,
-    path: Option<&WirePath>,
-    code: ErrorCode,
+    (path, to): (Option<&WirePath>, Option<&WirePath>),
+    (code, reason): (ErrorCode, &str),
 ) {
-    let path = path.map(|path| Escaped(&path.0).to_string()).unwrap_or_default();
+    let Some(suppressed) = user.refusals.admit() else { return };
+    let shown = |path: &WirePath| {
+        let home = user.principal.home.as_ref().map(|home| format!("{home}/")).unwrap_or_default();
+        home + &Escaped(&path.0).to_string()
+    };
     tracing::info!(
         name: kind::DENIED,
         user = user.principal.name,
+        identity = %session.peer,
         peer = session.address,
         verb,
-        path,
+        path = path.map(shown).unwrap_or_default(),
+        to = to.map(shown),
         result = %code,
-        "refused",
+        reason,
+        suppressed,
+        "{verb} refused",
     );
 }
 
@@ -385,14 +430,16 @@ fn log<S: Store>(
     let shown = |path: Option<&RelPath>| path.map(ToString::to_string).unwrap_or_default();
     let (path, to, verb) = (shown(path), to.map(ToString::to_string), job.verb);
     let (user, peer) = (job.user.principal.name.as_str(), job.session.address.as_str());
+    let identity = job.session.peer.to_string();
     let duration_ms = u64::try_from(job.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match outcome {
+    let (result, reason) = match outcome {
         Ok(seal) => {
             let bytes = seal.map(|seal| seal.bytes);
             let sha256 = seal.map(|seal| tracing::field::display(seal.digest));
             tracing::info!(
                 name: kind::DONE,
                 user,
+                identity,
                 peer,
                 verb,
                 path,
@@ -403,33 +450,73 @@ fn log<S: Store>(
                 duration_ms,
                 "{verb} done"
             );
+            return;
         }
-        Err(TransferError::Aborted) => {
-            tracing::info!(
-                name: kind::GIVEN_UP,
-                user,
-                peer,
-                verb,
-                path,
-                result = "aborted",
-                duration_ms,
-                "{verb} given up"
-            );
-        }
-        Err(error) => {
-            let code = error.code();
-            let is_ours = matches!(
-                code,
-                ErrorCode::Io
-                    | ErrorCode::UnknownOutcome
-                    | ErrorCode::Internal
-                    | ErrorCode::Corrupt
-            );
-            if is_ours {
-                tracing::error!(name: kind::FAULT, user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
-            } else {
-                tracing::info!(name: kind::FAILED, user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
-            }
-        }
+        Err(TransferError::Aborted) => ("aborted", "given up".to_owned()),
+        Err(error) => (error.code().name(), error.to_string()),
+    };
+    let is_ours = outcome.is_err_and(|error| {
+        let code = error.code();
+        let ours =
+            [ErrorCode::Io, ErrorCode::UnknownOutcome, ErrorCode::Internal, ErrorCode::Corrupt];
+        !matches!(error, TransferError::Aborted) && ours.contains(&code)
+    });
+    // Each kind by itself, so that no flood of the one hides the other.
+    let limiter = if is_ours { &job.user.faults } else { &job.user.refusals };
+    let Some(suppressed) = limiter.admit() else { return };
+    if is_ours {
+        tracing::error!(
+            name: kind::FAULT,
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} failed: {reason}"
+        );
+    } else if result == "aborted" {
+        tracing::info!(
+            name: kind::GIVEN_UP,
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} given up"
+        );
+    } else {
+        tracing::info!(
+            name: kind::FAILED,
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} failed: {reason}"
+        );
+    }
+}
+
+/// Tells what was left out of the log and no later line has told, when a session ends.
+pub(super) fn log_suppressed<S: Store>(session: &Session<S>, user: &User) {
+    let suppressed = user.refusals.settle() + user.faults.settle();
+    if suppressed > 0 {
+        let (name, peer) = (user.principal.name.as_str(), session.address.as_str());
+        tracing::info!(name: kind::DENIED, user = name, peer, suppressed, "more requests were refused or failed");
     }
 }

@@ -9,6 +9,7 @@ use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::commit::{Parents, existing_file};
+use super::ledger::Delta;
 use super::made::{Made, Place};
 use super::resolve::{component, open_directory};
 use super::retain::{check_age, check_movable};
@@ -34,15 +35,21 @@ impl Tree {
     /// As unlink(2); `WrongType` for a directory; `Denied` for what was stored less than `retain` ago;
     /// `UnknownOutcome` when the name is gone and its directory could not be flushed.
     pub fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
-        let fail = FsError::at("remove the name");
-        let (parent, name) = self.parent_of(path, "remove the name")?;
-        let raw = look(&parent, &name).map_err(&fail)?;
-        if Stat::of(&raw).kind == Kind::Directory {
-            let doing = "remove the name: it is a directory, which rmdir removes when it is empty";
-            return Err(FsError::new(ErrorCode::WrongType, doing, None));
-        }
-        check_age(&raw, retain, "remove the name")?;
-        unlinkat(&parent, component(&name), UnlinkatFlags::NoRemoveDir).map_err(fail)?;
+        let parent = self.ledger.in_turn(&[path], false, || {
+            let fail = FsError::at("remove the name");
+            let (parent, name) = self.parent_of(path, "remove the name")?;
+            let raw = look(&parent, &name).map_err(&fail)?;
+            let stat = Stat::of(&raw);
+            if stat.kind == Kind::Directory {
+                let doing =
+                    "remove the name: it is a directory, which rmdir removes when it is empty";
+                return Err(FsError::new(ErrorCode::WrongType, doing, None));
+            }
+            check_age(&raw, retain, "remove the name")?;
+            unlinkat(&parent, component(&name), UnlinkatFlags::NoRemoveDir).map_err(fail)?;
+            self.ledger.enter(&[(path.clone(), -Delta::file(stat.bytes))]);
+            Ok(parent)
+        })?;
         self.flush_after(&parent)
     }
 
@@ -51,9 +58,13 @@ impl Tree {
     /// # Errors
     /// As rmdir(2); `UnknownOutcome` as for [`Tree::remove`].
     pub fn remove_directory(&self, path: &RelPath) -> Result<(), FsError> {
-        let (parent, name) = self.parent_of(path, "remove the directory")?;
-        unlinkat(&parent, component(&name), UnlinkatFlags::RemoveDir)
-            .map_err(FsError::at("remove the directory"))?;
+        let parent = self.ledger.in_turn(&[path], false, || {
+            let (parent, name) = self.parent_of(path, "remove the directory")?;
+            unlinkat(&parent, component(&name), UnlinkatFlags::RemoveDir)
+                .map_err(FsError::at("remove the directory"))?;
+            self.ledger.enter(&[(path.clone(), -Delta::file(0))]);
+            Ok(parent)
+        })?;
         self.flush_after(&parent)
     }
 
@@ -64,22 +75,32 @@ impl Tree {
     /// As mkdir(2).
     pub fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError> {
         let mut made = Made::default();
-        let outcome = match parents {
-            Parents::MustExist => {
-                let (parent_path, name) = path.split_last();
-                self.open_parent(parent_path.as_ref(), &mut made)
+        self.ledger.in_turn(&[path], false, || {
+            let outcome = match parents {
+                Parents::MustExist => self
+                    .open_parent(path.split_last().0.as_ref(), &mut made)
                     .map_err(FsError::at("make the directory"))
-                    .and_then(|parent| self.make_one(&parent, &name, &mut made))
-            }
-            making => self.make_parents(Some(path), making, &mut made).map(drop),
-        };
-        match outcome.and_then(|()| made.flush(self)) {
-            Ok(()) => Ok(made.count()),
-            Err(error) => {
+                    .and_then(|parent| self.make_one(&parent, path, &mut made)),
+                making => self.make_parents(Some(path), making, &mut made).map(drop),
+            };
+            let outcome = outcome.and_then(|()| self.ledger.admit(&made.change(), None));
+            if outcome.is_err() {
                 made.undo(self);
-                Err(error)
             }
+            self.ledger.enter(&made.change());
+            outcome
+        })?;
+        let flushed = made.flush(self);
+        if flushed.is_err() {
+            self.ledger.in_turn(&[path], false, || {
+                let before = made.change();
+                made.undo(self);
+                let gone = before.into_iter().map(|(path, delta)| (path, -delta));
+                self.ledger.enter(&gone.collect::<Vec<_>>());
+                self.ledger.enter(&made.change());
+            });
         }
+        flushed.map(|()| made.count())
     }
 
     /// Gives a file, a directory or a link another name. Only a regular file is ever replaced, and only
@@ -96,26 +117,69 @@ impl Tree {
             let doing = "rename: a directory cannot be moved into itself";
             return Err(FsError::new(ErrorCode::BadName, doing, None));
         }
-        let (source, old) = self.parent_of(from, doing)?;
         let mut above = Made::default();
+        let moved = self
+            .ledger
+            .in_turn(&[from, to], true, || self.rename_in_turn(from, to, terms, &mut above))?;
+        let Some(Moved { source, target, place, replaced }) = moved else { return Ok(false) };
+        // The new name first: a crash in between leaves both names, never none.
+        self.flush_after(&target)?;
+        above.flush(self).map_err(FsError::after_the_rename)?;
+        if let Some(place) = &place {
+            self.unflushed.remove(place);
+        }
+        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
+        if !same(&parents.0, &parents.1) {
+            self.flush_after(&source)?;
+        }
+        Ok(replaced)
+    }
+
+    /// The change itself; `None` when there is nothing to change.
+    fn rename_in_turn(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        terms: Moving,
+        above: &mut Made,
+    ) -> Result<Option<Moved>, FsError> {
+        let doing = "rename";
+        let fail = FsError::at(doing);
+        let (source, old) = self.parent_of(from, doing)?;
         let (target_path, new) = to.split_last();
-        let target = self.open_parent(target_path.as_ref(), &mut above).map_err(&fail)?;
+        let target = self.open_parent(target_path.as_ref(), above).map_err(&fail)?;
         let moved = look(&source, &old).map_err(&fail)?;
         let is_directory = Stat::of(&moved).kind == Kind::Directory;
         check_movable(&moved, terms.retain, doing)?;
-        let may_replace = terms.replace && !is_directory;
-        let replaced = may_replace && existing_file(&target, &new, terms.retain_target)?;
-        let flags = if replaced { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
-        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
-        if replaced && from == to {
+        let replaced = if terms.replace && !is_directory {
+            existing_file(&target, &new, terms.retain_target)?
+        } else {
+            None
+        };
+        if replaced.is_some() && from == to {
             // Onto itself: the kernel does nothing, and there are no two names of which one must go.
-            return Ok(false);
+            return Ok(None);
         }
+        let homes: Vec<_> =
+            [from, to].into_iter().flat_map(|path| self.ledger.homes_within(path)).collect();
+        let weight = if !is_directory {
+            Delta::file(Stat::of(&moved).bytes)
+        } else if homes.is_empty() && !self.ledger.parts(from, to) {
+            Delta::default() // It stays below the same homes, whatever is in it.
+        } else {
+            Delta::of(self.count_below(Some(from))?) + Delta::file(0)
+        };
+        let gone = replaced.map_or_else(Delta::default, Delta::file);
+        let change = [(from.clone(), -weight), (to.clone(), weight - gone)];
+        self.ledger.admit(&change, None)?;
         // What is put into a directory under its new name counts only once that is flushed.
-        let place = is_directory.then(|| Place::new(&parents.1, &new));
+        let parent = fstat(&target).map_err(&fail)?;
+        let place = is_directory.then(|| Place::new(&parent, &new));
         if let Some(place) = &place {
             self.announce(place);
         }
+        let flags =
+            if replaced.is_some() { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
             if let Some(place) = &place {
                 self.unflushed.remove(place);
@@ -127,20 +191,16 @@ impl Tree {
                 error => fail(error),
             }
         })?;
+        self.ledger.enter(&change);
+        for home in homes {
+            let usage = self.count_below(Some(&home))?;
+            self.ledger.found(&home, usage);
+        }
         // Two names of one inode: the kernel does nothing and says it did.
-        if replaced && look(&source, &old).is_ok_and(|left| same(&left, &moved)) {
+        if replaced.is_some() && look(&source, &old).is_ok_and(|left| same(&left, &moved)) {
             unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir).map_err(&fail)?;
         }
-        // The new name first: a crash in between leaves both names, never none.
-        self.flush_after(&target)?;
-        above.flush(self).map_err(FsError::after_the_rename)?;
-        if let Some(place) = &place {
-            self.unflushed.remove(place);
-        }
-        if !same(&parents.0, &parents.1) {
-            self.flush_after(&source)?;
-        }
-        Ok(replaced)
+        Ok(Some(Moved { source, target, place, replaced: replaced.is_some() }))
     }
 
     fn parent_of<'a>(
@@ -159,6 +219,15 @@ impl Tree {
             .map_err(FsError::at("flush the directory"))
             .map_err(FsError::after_the_rename)
     }
+}
+
+/// A name that was changed, and is to be flushed.
+struct Moved {
+    source: OwnedFd,
+    target: OwnedFd,
+    /// Of a directory: where it is now.
+    place: Option<Place>,
+    replaced: bool,
 }
 
 /// Describes the name itself; what lies on another file system is out of bounds.

@@ -18,6 +18,7 @@ use nix::unistd::{UnlinkatFlags, fdatasync, ftruncate, unlinkat};
 use xattr::FileExt as _;
 
 use super::FsError;
+use super::ledger::Hold;
 use super::resolve::open_below;
 use super::staging::Staging;
 use super::tree::Tree;
@@ -204,7 +205,12 @@ impl Staging {
     fn release(&mut self) {
         let Some(keeping) = self.keeping.take() else { return };
         self.is_published = true;
-        self.tree.remove_kept(&self.tree.uploads.release(keeping.id, SystemTime::now()));
+        let hold = self.hold.take();
+        if let Some(hold) = &hold {
+            hold.force(self.written);
+            hold.promise(0);
+        }
+        self.tree.remove_kept(&self.tree.uploads.release(keeping.id, SystemTime::now(), hold));
     }
 
     /// What is to be done about checkpoints before the file is published.
@@ -237,7 +243,7 @@ impl Tree {
     pub fn stage_for(&self, owner: &Owner, announced: Option<u64>) -> Result<Staging, FsError> {
         let is_small = announced.is_some_and(|bytes| bytes < ANNOUNCED_LEAST);
         if is_small || owner.target.raw_bytes().len() > TARGET_BYTES_MAX {
-            return Staging::create(self, None);
+            return Staging::create(self, &owner.target, None);
         }
         self.stage_as(UploadId(super::staging::random_number()?), owner)
     }
@@ -245,10 +251,10 @@ impl Tree {
     /// Starts a file that is kept under this id.
     pub(super) fn stage_as(&self, id: UploadId, owner: &Owner) -> Result<Staging, FsError> {
         let keeping = Keeping { id, owner: owner.clone(), is_marked: false };
-        let staging = Staging::create(self, Some(keeping))?;
+        let staging = Staging::create(self, &owner.target, Some(keeping))?;
         // Known from the start, so that whoever comes back is told to wait for the end of the first try.
         let (owner, since) = (owner.clone(), SystemTime::now());
-        self.uploads.enter(id, Upload { owner, since, busy: true });
+        self.uploads.enter(id, Upload { owner, since, busy: true, hold: None });
         Ok(staging)
     }
 
@@ -267,7 +273,7 @@ impl Tree {
     /// # Errors
     /// As [`Tree::kept`]; `Changed` when the checkpoint is not at `offset`.
     pub fn resume(&self, owner: &Owner, id: UploadId, offset: u64) -> Result<Resumed, FsError> {
-        self.uploads.claim(id, owner).map_err(unavailable)?;
+        let hold = self.uploads.claim(id, owner).map_err(unavailable)?;
         let opened = self.open_kept(id).and_then(|(file, checkpoint)| {
             if checkpoint.offset != offset || checkpoint.owner != *owner {
                 let doing = "resume the upload: it is not safe up to that offset; ask again";
@@ -281,11 +287,12 @@ impl Tree {
         match opened {
             Ok((file, state)) => {
                 let keeping = Keeping { id, owner: owner.clone(), is_marked: true };
+                let hold = hold.unwrap_or_else(|| Hold::new(&self.ledger, &owner.target, None));
                 let name = id.file_name(self.options.staging).into();
-                Ok((Staging::of(self, file, name, Some(keeping), offset), state))
+                Ok((Staging::of(self, file, name, Some(keeping), hold, offset), state))
             }
             Err(error) => {
-                self.remove_kept(&self.uploads.release(id, SystemTime::now()));
+                self.remove_kept(&self.uploads.release(id, SystemTime::now(), hold));
                 Err(error)
             }
         }
@@ -346,11 +353,14 @@ impl Tree {
                 .and_then(|id| self.open_kept(id).ok().map(|found| (id, found)));
             match found {
                 Some((id, (file, Checkpoint { owner, .. }))) => {
-                    let since = file.metadata().and_then(|stat| stat.modified());
+                    let stat = file.metadata();
+                    let since = stat.as_ref().ok().and_then(|stat| stat.modified().ok());
                     let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
-                    self.uploads.enter(id, Upload { owner, since, busy: true });
+                    let hold = Hold::new(&self.ledger, &owner.target, None);
+                    hold.force(stat.map_or(0, |stat| stat.len()));
+                    self.uploads.enter(id, Upload { owner, since, busy: true, hold: None });
                     // Each makes room as if it had been cut just now.
-                    let gone = self.uploads.release(id, since);
+                    let gone = self.uploads.release(id, since, Some(hold));
                     stale.extend(gone.iter().map(|id| id.file_name(self.options.staging).into()));
                 }
                 None => stale.push(std::ffi::OsStr::from_bytes(name).to_owned()),

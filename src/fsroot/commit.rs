@@ -1,6 +1,7 @@
 //! The commit: from bytes that nobody can see to a name that survives a power cut.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -10,6 +11,7 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, futimens};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::unistd::{fsync, ftruncate};
 
+use super::ledger::Delta;
 use super::made::Made;
 use super::resolve::{component, open_directory};
 use super::retain::check_age;
@@ -68,16 +70,23 @@ impl Staging {
     /// survives a power cut is not known.
     pub fn commit(mut self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
         self.finish_content(publish)?;
-        let mut made = Made::default();
-        match self.publish(target, publish, &mut made) {
-            Ok(published) => Ok(published),
-            Err(error) => {
-                if !self.is_published {
-                    made.undo(&self.tree);
-                }
-                Err(error)
+        let (mut made, ledger) = (Made::default(), Arc::clone(&self.tree.ledger));
+        let (parent, replaced) = ledger.in_turn(&[target], false, || {
+            let placed = self.place(target, publish, &mut made);
+            if placed.is_err() {
+                made.undo(&self.tree);
+                ledger.enter(&made.change());
             }
-        }
+            placed
+        })?;
+        self.hold = None;
+        self.forget_kept();
+        let flushed = self.tree.flush(&parent).map_err(FsError::at("flush the directory"));
+        flushed.and_then(|()| made.flush(&self.tree)).map_err(FsError::after_the_rename)?;
+        let mut stat =
+            Stat::of(&fstat(&self.file).map_err(FsError::at("look at the stored file"))?);
+        stat.digest = Some(publish.digest);
+        Ok(Published { replaced, stat })
     }
 
     /// Everything that belongs to the file itself, and its flush.
@@ -104,25 +113,27 @@ impl Staging {
             Err(Errno::EOPNOTSUPP) if self.tree.options.staging == StagingPlace::Beside => {}
             written => written.map_err(FsError::at("keep the file's digest"))?,
         }
+        // It may be about to write a checkpoint.
+        self.early.join().map_err(FsError::at("flush the staged file"))?;
         self.forget_checkpoints().map_err(FsError::at("strike out the checkpoint"))?;
         // Last: a mode without the right to write would refuse us the attributes.
         let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
         fchmod(&self.file, Mode::from_bits_truncate(mode))
             .map_err(FsError::at("set the file's mode"))?;
         if self.tree.options.durability == Durability::Full {
-            self.early.join().map_err(FsError::at("flush the staged file"))?;
             // Once: after a failure the kernel forgets what it could not write, and a second call lies.
             fsync(&self.file).map_err(FsError::at("flush the staged file"))?;
         }
         Ok(())
     }
 
-    fn publish(
+    /// Gives the file its name; gives the directory, and whether a file made room.
+    fn place(
         &mut self,
         target: &RelPath,
         publish: &Publish,
         made: &mut Made,
-    ) -> Result<Published, FsError> {
+    ) -> Result<(OwnedFd, bool), FsError> {
         let (parent_path, name) = target.split_last();
         let parent = match publish.parents {
             Parents::MustExist => self
@@ -131,17 +142,18 @@ impl Staging {
                 .map_err(FsError::at("open the directory"))?,
             making => self.tree.make_parents(parent_path.as_ref(), making, made)?,
         };
-        let replaced = publish.replace && existing_file(&parent, &name, publish.retain)?;
+        let replaced =
+            if publish.replace { existing_file(&parent, &name, publish.retain)? } else { None };
         self.check_parent(&parent, parent_path.as_ref())?;
+        let mut change = made.change();
+        let gone = replaced.map_or_else(Delta::default, Delta::file);
+        change.push((target.clone(), Delta::file(self.written) - gone));
+        let ledger = &self.tree.ledger;
+        ledger.admit(&change, self.hold.as_ref())?;
         self.rename(&parent, &name, publish.replace)?;
         self.is_published = true;
-        self.forget_kept();
-        let flushed = self.tree.flush(&parent).map_err(FsError::at("flush the directory"));
-        flushed.and_then(|()| made.flush(&self.tree)).map_err(FsError::after_the_rename)?;
-        let mut stat =
-            Stat::of(&fstat(&self.file).map_err(FsError::at("look at the stored file"))?);
-        stat.digest = Some(publish.digest);
-        Ok(Published { replaced, stat })
+        ledger.enter(&change);
+        Ok((parent, replaced.is_some()))
     }
 
     /// The directory that is held must still be the one that the path names: a directory that was
@@ -197,19 +209,19 @@ impl Staging {
     }
 }
 
-/// Whether a regular file stands under the name; anything else is not replaced, nor is a file that was
-/// stored less than `retain` ago.
+/// How many bytes the regular file under the name has, if there is one; anything else is not replaced,
+/// nor is a file that was stored less than `retain` ago.
 pub(super) fn existing_file(
     parent: &OwnedFd,
     name: &FileName<'_>,
     retain: Option<Duration>,
-) -> Result<bool, FsError> {
+) -> Result<Option<u64>, FsError> {
     match fstatat(parent, component(name), AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT)
     {
-        Err(Errno::ENOENT) => Ok(false),
+        Err(Errno::ENOENT) => Ok(None),
         Err(error) => Err(FsError::at("look at the name")(error)),
         Ok(stat) if Stat::of(&stat).kind == Kind::File => {
-            check_age(&stat, retain, "replace the file").map(|()| true)
+            check_age(&stat, retain, "replace the file").map(|()| Some(Stat::of(&stat).bytes))
         }
         Ok(_) => {
             let doing = "replace what stands under this name: it is not a regular file";

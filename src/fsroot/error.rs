@@ -19,6 +19,8 @@ pub struct FsError {
     cause: Option<Errno>,
     /// Seconds since 1970 until when a name is kept.
     kept_until: Option<u64>,
+    /// Used and allowed, where a quota is in the way.
+    amounts: Option<(u64, u64)>,
 }
 
 impl fmt::Display for FsError {
@@ -28,9 +30,12 @@ impl fmt::Display for FsError {
             let until = humantime::format_rfc3339_seconds(until);
             return write!(f, "{}: what is there is kept until {until}", self.doing);
         }
-        match self.cause {
-            Some(cause) => write!(f, "{}: {}", self.doing, cause.desc().to_lowercase()),
-            None => f.write_str(self.doing),
+        match (self.cause, self.amounts) {
+            (Some(cause), _) => write!(f, "{}: {}", self.doing, cause.desc().to_lowercase()),
+            (None, Some((used, allowed))) => {
+                write!(f, "{}: {used} of {allowed} are used or on their way", self.doing)
+            }
+            (None, None) => f.write_str(self.doing),
         }
     }
 }
@@ -38,12 +43,17 @@ impl fmt::Display for FsError {
 impl FsError {
     /// An error with its code given; for what the kernel does not say, and for stores in tests.
     pub fn new(code: ErrorCode, doing: &'static str, cause: Option<Errno>) -> Self {
-        Self { code, doing, cause, kept_until: None }
+        Self { code, doing, cause, kept_until: None, amounts: None }
     }
 
     /// A refusal because what is there was stored not long enough ago.
     pub(super) fn kept(doing: &'static str, until: u64) -> Self {
         Self { kept_until: Some(until), ..Self::new(ErrorCode::Denied, doing, None) }
+    }
+
+    /// The same, with what is used and allowed.
+    pub(super) fn amounts(self, used: u64, allowed: u64) -> Self {
+        Self { amounts: Some((used, allowed)), ..self }
     }
 
     /// The code on the wire.

@@ -14,6 +14,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::FsError;
 use super::commit::Parents;
+use super::ledger::{Change, Delta};
 use super::resolve::{DIRECTORY, component, open_below, open_directory};
 use super::tree::Tree;
 use crate::types::{Durability, FileName, RelPath};
@@ -69,8 +70,8 @@ impl Unflushed {
 struct Step {
     parent: OwnedFd,
     place: Place,
-    /// Whether it was made here; otherwise somebody else is making it.
-    own: bool,
+    /// Its path from the root, if it was made here; otherwise somebody else is making it.
+    own: Option<RelPath>,
 }
 
 /// The directories on the way to a name that must be flushed before it counts, outermost first.
@@ -82,7 +83,7 @@ pub(super) struct Made {
 impl Made {
     /// How many were made here.
     pub(super) fn count(&self) -> usize {
-        self.steps.iter().filter(|step| step.own).count()
+        self.steps.iter().filter(|step| step.own.is_some()).count()
     }
 
     /// Makes the names durable, innermost first.
@@ -91,21 +92,30 @@ impl Made {
             tree.flush(&step.parent).map_err(FsError::at("flush the directory"))?;
         }
         // A name whose flush failed stays written down: nobody knows, so that everybody asks again.
-        for step in self.steps.iter().filter(|step| step.own) {
+        for step in self.steps.iter().filter(|step| step.own.is_some()) {
             tree.unflushed.remove(&step.place);
         }
         Ok(())
     }
 
-    /// Removes what was made here again, as far as nobody uses it yet.
-    pub(super) fn undo(&self, tree: &Tree) {
-        for step in self.steps.iter().rev().filter(|step| step.own) {
+    /// What was made here, for the ledger.
+    pub(super) fn change(&self) -> Change {
+        let own = self.steps.iter().filter_map(|step| step.own.clone());
+        own.map(|path| (path, Delta { bytes: 0, names: 1 })).collect()
+    }
+
+    /// Removes what was made here again, as far as nobody uses it yet; what stays is what was made then.
+    pub(super) fn undo(&mut self, tree: &Tree) {
+        while let Some(step) = self.steps.last() {
             // A directory that is in use by now stays; so do those above it.
             let name = step.place.name.as_slice();
-            if unlinkat(&step.parent, name, UnlinkatFlags::RemoveDir).is_err() {
-                return;
+            if step.own.is_some() {
+                if unlinkat(&step.parent, name, UnlinkatFlags::RemoveDir).is_err() {
+                    return;
+                }
+                tree.unflushed.remove(&step.place);
             }
-            tree.unflushed.remove(&step.place);
+            self.steps.pop();
         }
     }
 }
@@ -133,7 +143,7 @@ impl Tree {
             let next = open_below(&directory, name.raw_bytes(), DIRECTORY, Mode::empty())?;
             let parent = std::mem::replace(&mut directory, next);
             if self.unflushed.has(&place) {
-                made.steps.push(Step { parent, place, own: false });
+                made.steps.push(Step { parent, place, own: None });
             }
         }
         Ok(())
@@ -159,17 +169,20 @@ impl Tree {
             Parents::MakeFrom(least) => least,
         };
         let mut directory = open_directory(&self.top, None).map_err(&fail)?;
+        let mut way: Option<RelPath> = None;
         for (index, name) in path.iter().flat_map(|path| path.components()).enumerate() {
+            let here = name.below(way.as_ref());
             let made_or_there = if index + 1 < least {
                 Err(Errno::EEXIST)
             } else {
-                self.make_step(&directory, &name, made)
+                self.make_step(&directory, &here, &name, made)
             };
             made_or_there
                 .or_else(|error| if error == Errno::EEXIST { Ok(()) } else { Err(error) })
                 .map_err(&fail)?;
             let next = open_below(&directory, name.raw_bytes(), DIRECTORY, Mode::empty());
             directory = next.map_err(&fail)?;
+            way = Some(here);
         }
         Ok(directory)
     }
@@ -178,13 +191,20 @@ impl Tree {
     pub(super) fn make_one(
         &self,
         parent: &OwnedFd,
-        name: &FileName<'_>,
+        path: &RelPath,
         made: &mut Made,
     ) -> Result<(), FsError> {
-        self.make_step(parent, name, made).map_err(FsError::at("make the directory"))
+        self.make_step(parent, path, &path.split_last().1, made)
+            .map_err(FsError::at("make the directory"))
     }
 
-    fn make_step(&self, parent: &OwnedFd, name: &FileName<'_>, made: &mut Made) -> nix::Result<()> {
+    fn make_step(
+        &self,
+        parent: &OwnedFd,
+        path: &RelPath,
+        name: &FileName<'_>,
+        made: &mut Made,
+    ) -> nix::Result<()> {
         let place = Place::new(&fstat(parent)?, name);
         let parent = parent.try_clone().map_err(|_| Errno::EMFILE)?;
         self.announce(&place);
@@ -196,8 +216,8 @@ impl Tree {
         if outcome.is_err() {
             self.unflushed.remove(&place);
         }
-        let own = outcome.is_ok();
-        if own || self.unflushed.has(&place) {
+        let own = outcome.is_ok().then(|| path.clone());
+        if own.is_some() || self.unflushed.has(&place) {
             made.steps.push(Step { parent, place, own });
         }
         outcome

@@ -28,7 +28,8 @@ impl Tree {
         }
         file.try_lock().ok()?;
         let owner = checkpoint.owner;
-        let upload = Upload { owner: owner.clone(), since: SystemTime::now(), busy: false };
+        let upload =
+            Upload { owner: owner.clone(), since: SystemTime::now(), busy: false, hold: None };
         self.uploads.enter(id, upload);
         Some((owner, Kept { id, offset: checkpoint.offset, state: checkpoint.state }))
     }
@@ -45,7 +46,7 @@ impl Tree {
         announced: Option<u64>,
     ) -> Result<Staging, FsError> {
         if announced.is_none_or(|bytes| bytes < ANNOUNCED_LEAST) {
-            return self.stage();
+            return self.stage(&owner.target);
         }
         match self.stage_as(id, owner) {
             Err(error) if error.code() == ErrorCode::Exists => {}
@@ -57,7 +58,7 @@ impl Tree {
         }
         // One is there that cannot be continued. If nobody writes it, it makes room.
         if !self.forget_partial(id) {
-            return self.stage();
+            return self.stage(&owner.target);
         }
         let staging = self.stage_as(id, owner)?;
         self.lock_partial(&staging.file)?;

@@ -13,14 +13,17 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::FsError;
 use super::checkpoint::{Early, Keeping};
+use super::ledger::Hold;
 use super::resolve::open_below;
 use super::tree::{StagingPlace, Tree};
-use crate::types::ErrorCode;
+use crate::types::{ErrorCode, RelPath};
 
 /// How far ahead of the data space is allocated, in bytes.
 const ALLOCATE_STEP: u64 = 64 * 1024 * 1024;
 /// The least size for which allocating ahead pays.
 const ALLOCATE_LEAST: u64 = 1024 * 1024;
+/// How much room is asked for at once where no size was announced.
+const ROOM_STEP: u64 = 8 * 1024 * 1024;
 /// Names that are tried for a staging file.
 const NAME_TRIES: usize = 16;
 
@@ -36,12 +39,20 @@ pub struct Staging {
     pub(super) early: Early,
     /// What makes it one that can be continued.
     pub(super) keeping: Option<Keeping>,
+    /// What it takes of quotas and of the free space; nothing once it is stored.
+    pub(super) hold: Option<Hold>,
+    /// Up to where there is room, where no size was announced.
+    granted: u64,
     /// Whether the file is no longer ours to remove.
     pub(super) is_published: bool,
 }
 
 impl Staging {
-    pub(super) fn create(tree: &Tree, keeping: Option<Keeping>) -> Result<Self, FsError> {
+    pub(super) fn create(
+        tree: &Tree,
+        target: &RelPath,
+        keeping: Option<Keeping>,
+    ) -> Result<Self, FsError> {
         let fail = FsError::at("make a staging file");
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         for _ in 0..NAME_TRIES {
@@ -52,7 +63,11 @@ impl Staging {
             match open_below(&tree.stage, name.as_bytes(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
                 Err(Errno::EEXIST) if keeping.is_none() => {}
                 Err(error) => return Err(fail(error)),
-                Ok(file) => return Ok(Self::of(tree, file.into(), name, keeping, 0)),
+                Ok(file) => {
+                    let replaces = tree.replaced_bytes(target);
+                    let hold = Hold::new(&tree.ledger, target, replaces);
+                    return Ok(Self::of(tree, file.into(), name, keeping, hold, 0));
+                }
             }
         }
         Err(fail(Errno::EEXIST))
@@ -64,6 +79,7 @@ impl Staging {
         file: File,
         name: OsString,
         keeping: Option<Keeping>,
+        hold: Hold,
         written: u64,
     ) -> Self {
         Self {
@@ -75,6 +91,8 @@ impl Staging {
             allocated: written,
             early: Early::at(written),
             keeping,
+            hold: Some(hold),
+            granted: written,
             is_published: false,
         }
     }
@@ -82,10 +100,33 @@ impl Staging {
     /// Makes sure that so many bytes in all will fit, as far as anybody can know beforehand.
     ///
     /// # Errors
-    /// `NoSpace`, before the first byte is written.
+    /// `Quota` or `NoSpace`, before the first byte is written.
     pub fn reserve(&mut self, bytes: u64) -> Result<(), FsError> {
-        self.tree.check_free(bytes.saturating_sub(self.written))?;
+        let due = bytes.saturating_sub(self.written);
+        if let Some(hold) = &self.hold {
+            hold.grow(bytes)?;
+            // First taken, then looked: of two who come at once none is told of room that is not there.
+            hold.promise(due);
+        }
+        let room = self.tree.check_free(due, self.hold.as_ref());
+        if let (Err(_), Some(hold)) = (&room, &self.hold) {
+            hold.promise(0);
+        }
+        room?;
         self.announced = Some(bytes);
+        Ok(())
+    }
+
+    /// The same step by step, for a size that nobody has announced.
+    fn make_room(&mut self, end: u64) -> Result<(), FsError> {
+        if let Some(hold) = &self.hold {
+            hold.grow(end)?;
+        }
+        if end > self.granted {
+            let step = (self.written + ROOM_STEP).max(end);
+            let of = |end: u64| self.tree.check_free(end - self.written, self.hold.as_ref());
+            self.granted = if of(step).is_ok() { step } else { of(end).map(|()| end)? };
+        }
         Ok(())
     }
 
@@ -101,6 +142,9 @@ impl Staging {
         {
             self.allocate(end, announced)?;
         }
+        if self.announced.is_none() {
+            self.make_room(end)?;
+        }
         // `write_all_at` repeats what was interrupted or cut short.
         self.file.write_all_at(bytes, self.written).map_err(|error| {
             let cause = match error.kind() {
@@ -110,6 +154,9 @@ impl Staging {
             FsError::at("write the file")(cause)
         })?;
         self.written = end;
+        if let (Some(hold), Some(announced)) = (&self.hold, self.announced) {
+            hold.promise(announced.saturating_sub(end.max(self.allocated)));
+        }
         Ok(())
     }
 

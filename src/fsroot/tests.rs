@@ -13,12 +13,12 @@ use crate::types::{Durability, ErrorCode, RelPath};
 
 const WEEK: std::time::Duration = std::time::Duration::from_hours(7 * 24);
 
-type TestResult = Result<(), Box<dyn std::error::Error>>;
+pub(super) type TestResult = Result<(), Box<dyn std::error::Error>>;
 
 /// A tree in a directory of its own, and a secret beside it.
-struct Place {
+pub(super) struct Place {
     dir: TempDir,
-    tree: Tree,
+    pub(super) tree: Tree,
 }
 
 fn options(staging: StagingPlace) -> Options {
@@ -26,16 +26,25 @@ fn options(staging: StagingPlace) -> Options {
 }
 
 impl Place {
-    fn new() -> Result<Self, Box<dyn std::error::Error>> {
+    pub(super) fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        Self::with(options(StagingPlace::Directory))
+    }
+
+    pub(super) fn without_flushes() -> Result<Self, Box<dyn std::error::Error>> {
+        let durability = Durability::None;
+        Self::with(Options { durability, ..options(StagingPlace::Directory) })
+    }
+
+    fn with(options: Options) -> Result<Self, Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         std::fs::create_dir(dir.path().join("root"))?;
         std::fs::create_dir(dir.path().join("outside"))?;
         std::fs::write(dir.path().join("outside/secret"), "secret")?;
-        let tree = Tree::open(&dir.path().join("root"), options(StagingPlace::Directory))?;
+        let tree = Tree::open(&dir.path().join("root"), options)?;
         Ok(Self { dir, tree })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join("root").join(name)
     }
 
@@ -45,7 +54,7 @@ impl Place {
         content: &[u8],
         replace: bool,
     ) -> Result<Published, Box<dyn std::error::Error>> {
-        let mut staging = self.tree.stage()?;
+        let mut staging = self.tree.stage(&rel(name)?)?;
         staging.reserve(content.len() as u64)?;
         staging.write_all(content)?;
         Ok(staging.commit(&rel(name)?, &publish(content, replace))?)
@@ -69,11 +78,11 @@ impl Place {
     }
 }
 
-fn rel(name: &str) -> Result<RelPath, crate::types::NameError> {
+pub(super) fn rel(name: &str) -> Result<RelPath, crate::types::NameError> {
     RelPath::parse(name.as_bytes())
 }
 
-fn publish(content: &[u8], replace: bool) -> Publish {
+pub(super) fn publish(content: &[u8], replace: bool) -> Publish {
     use sha2::Digest as _;
     let digest = Sha256Digest(sha2::Sha256::digest(content).into());
     let bytes = content.len() as u64;
@@ -136,7 +145,7 @@ fn a_commit_that_fails_leaves_no_trace() -> TestResult {
         }
     }
     // Directories that were made on the way are taken back: `x` stands where a directory is wanted.
-    let mut staging = place.tree.stage()?;
+    let mut staging = place.tree.stage(&rel("staged")?)?;
     staging.write_all(b"short")?;
     let wrong_size = Publish { bytes: 99, ..publish(b"short", true) };
     assert_eq!(
@@ -161,7 +170,7 @@ fn modes_obey_the_umask_and_never_carry_set_id() -> TestResult {
         (Some(0o444), 0o444),
         (Some(0), 0),
     ] {
-        let mut staging = place.tree.stage()?;
+        let mut staging = place.tree.stage(&rel("staged")?)?;
         staging.write_all(b"x")?;
         staging.commit(&rel("f")?, &Publish { mode, ..publish(b"x", true) })?;
         assert_eq!(
@@ -177,7 +186,7 @@ fn modes_obey_the_umask_and_never_carry_set_id() -> TestResult {
 fn times_are_kept_to_the_nanosecond_also_before_1970() -> TestResult {
     let place = Place::new()?;
     for mtime_ns in [0, 1, -1, 1_700_000_000_123_456_789, -86_400_000_000_001] {
-        let mut staging = place.tree.stage()?;
+        let mut staging = place.tree.stage(&rel("staged")?)?;
         staging.write_all(b"x")?;
         let published = staging
             .commit(&rel("f")?, &Publish { mtime_ns: Some(mtime_ns), ..publish(b"x", true) })?;
@@ -247,7 +256,7 @@ fn stale_staging_is_swept_and_two_owners_are_refused() -> TestResult {
 #[test]
 fn space_that_is_not_there_is_refused_before_the_first_byte() -> TestResult {
     let place = Place::new()?;
-    let mut staging = place.tree.stage()?;
+    let mut staging = place.tree.stage(&rel("staged")?)?;
     let refused = staging.reserve(u64::MAX / 2).map_err(|error| error.code());
     assert_eq!(refused, Err(ErrorCode::NoSpace));
     drop(staging);
@@ -260,7 +269,7 @@ fn space_that_is_not_there_is_refused_before_the_first_byte() -> TestResult {
 fn a_tree_for_downloads_stages_beside() -> TestResult {
     let dir = tempfile::tempdir()?;
     let tree = Tree::open(dir.path(), options(StagingPlace::Beside))?;
-    let mut staging = tree.stage()?;
+    let mut staging = tree.stage(&rel("staged")?)?;
     staging.write_all(b"part")?;
     let names = || {
         std::fs::read_dir(dir.path())
@@ -269,7 +278,7 @@ fn a_tree_for_downloads_stages_beside() -> TestResult {
     assert!(names()?[0].to_string_lossy().starts_with(".ftd-"));
     staging.commit(&rel("whole")?, &publish(b"part", true))?;
     assert_eq!(names()?, ["whole"]);
-    drop(tree.stage()?);
+    drop(tree.stage(&rel("staged")?)?);
     assert_eq!(names()?, ["whole"]);
     Ok(())
 }

@@ -14,12 +14,13 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 
 use super::commit::existing_file;
+use super::ledger::{Delta, Hold, Ledger};
 use super::made::Unflushed;
 use super::open::{OpenError, find_staging, open_staging, open_top};
 use super::resolve::{component, open_below, open_directory};
 use super::uploads::Uploads;
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
-use crate::types::{Durability, ErrorCode, RelPath};
+use crate::types::{Durability, ErrorCode, Quota, RelPath, Reserve};
 
 /// How a tree is to be used.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,7 @@ pub struct Tree {
     pub(super) options: Options,
     pub(super) unflushed: Arc<Unflushed>,
     pub(super) uploads: Arc<Uploads>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 /// A stored file, open for reading.
@@ -97,7 +99,14 @@ impl Tree {
         let top = open_top(path, options.staging)?;
         let stage = open_staging(&top, path, options.staging)?;
         let (top, stage) = (Arc::new(top), Arc::new(stage));
-        Ok(Self { top, stage, options, unflushed: Arc::default(), uploads: Arc::default() })
+        Ok(Self {
+            top,
+            stage,
+            options,
+            unflushed: Arc::default(),
+            uploads: Arc::default(),
+            ledger: Arc::default(),
+        })
     }
 
     /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
@@ -123,18 +132,13 @@ impl Tree {
         self.top.as_fd()
     }
 
-    /// Bytes that can still be written, the reserve for root left out.
-    ///
-    /// # Errors
-    /// The file system cannot be asked.
-    pub fn free_bytes(&self) -> Result<u64, FsError> {
+    /// Refuses what cannot fit beside the reserve and what others were promised.
+    pub(super) fn check_free(&self, bytes: u64, own: Option<&Hold>) -> Result<(), FsError> {
         let space = fstatvfs(&self.top).map_err(FsError::at("ask for free space"))?;
-        Ok(space.blocks_available().saturating_mul(space.fragment_size()))
-    }
-
-    /// Refuses what cannot fit.
-    pub(super) fn check_free(&self, bytes: u64) -> Result<(), FsError> {
-        if bytes > self.free_bytes()? {
+        let bytes_of = |blocks: u64| blocks.saturating_mul(space.fragment_size());
+        let free = bytes_of(space.blocks_available());
+        let taken = self.ledger.taken(bytes_of(space.blocks()), own);
+        if bytes > free.saturating_sub(taken) {
             let doing = "make room for the file";
             return Err(FsError::new(ErrorCode::NoSpace, doing, Some(Errno::ENOSPC)));
         }
@@ -144,17 +148,46 @@ impl Tree {
     /// Whether a file of so many bytes would find room; nothing is reserved.
     ///
     /// # Errors
-    /// `NoSpace`.
-    pub fn check_room(&self, _target: &RelPath, bytes: u64) -> Result<(), FsError> {
-        self.check_free(bytes)
+    /// `Quota`, `NoSpace`.
+    pub fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError> {
+        let gone = self.replaced_bytes(target).map_or_else(Delta::default, Delta::file);
+        let change = [(target.clone(), Delta::file(bytes) - gone)];
+        self.ledger.admit(&change, None)?;
+        self.check_free(bytes, None)
     }
 
-    /// Starts a file that nobody can see.
+    /// Bytes of the file that a quota has counted under a name; `None` when there is none.
+    pub(super) fn replaced_bytes(&self, target: &RelPath) -> Option<u64> {
+        if !self.ledger.speaks_of(target) {
+            return None;
+        }
+        let (parent, name) = target.split_last();
+        let parent = open_directory(&self.top, parent.as_ref()).ok()?;
+        existing_file(&parent, &name, None).ok()?
+    }
+
+    /// Puts quotas in force: of a home, and of all that lies below it. What is new has to be counted,
+    /// which [`Tree::count`] does.
+    pub fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve) {
+        self.ledger.configure(homes, reserve);
+    }
+
+    /// Whether a change at this path need not wait for a count.
+    pub fn is_counted(&self, path: &RelPath) -> bool {
+        self.ledger.is_counted(path)
+    }
+
+    /// What lies below a home that has a quota, once it is counted.
+    pub fn usage(&self, home: Option<&RelPath>) -> Option<super::Usage> {
+        self.ledger.usage(home)
+    }
+
+    /// Starts a file that nobody can see and that is to go to `target`.
     ///
     /// # Errors
     /// As open(2).
-    pub fn stage(&self) -> Result<Staging, FsError> {
-        Staging::create(self, None)
+    pub fn stage(&self, target: &RelPath) -> Result<Staging, FsError> {
+        Staging::create(self, target, None)
     }
 
     /// Opens a stored file. It is looked at first through an `O_PATH` descriptor, which nothing can

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use super::ledger::Hold;
 use super::tree::StagingPlace;
 use crate::types::RelPath;
 
@@ -88,6 +89,8 @@ pub(super) struct Upload {
     pub(super) since: SystemTime,
     /// Whether a transfer writes it.
     pub(super) busy: bool,
+    /// What it takes of quotas while nobody writes it.
+    pub(super) hold: Option<Hold>,
 }
 
 /// All uploads that can be continued, or will be when they are cut.
@@ -116,7 +119,7 @@ impl Uploads {
     }
 
     /// Takes an upload for writing: one transfer has it, or none.
-    pub(super) fn claim(&self, id: UploadId, owner: &Owner) -> Result<(), Unavailable> {
+    pub(super) fn claim(&self, id: UploadId, owner: &Owner) -> Result<Option<Hold>, Unavailable> {
         let mut table = self.table();
         let upload = table.get_mut(&id).filter(|upload| upload.owner == *owner);
         let upload = upload.ok_or(Unavailable::Missing)?;
@@ -124,15 +127,20 @@ impl Uploads {
             return Err(Unavailable::Busy);
         }
         upload.busy = true;
-        Ok(())
+        Ok(upload.hold.take())
     }
 
     /// Gives an upload back, to be continued later. What must make room for it is given, and is no
     /// longer known: others of the same owner, and the oldest of a user who has too many.
-    pub(super) fn release(&self, id: UploadId, now: SystemTime) -> Vec<UploadId> {
+    pub(super) fn release(
+        &self,
+        id: UploadId,
+        now: SystemTime,
+        hold: Option<Hold>,
+    ) -> Vec<UploadId> {
         let mut table = self.table();
         let Some(upload) = table.get_mut(&id) else { return Vec::new() };
-        (upload.busy, upload.since) = (false, now);
+        (upload.busy, upload.since, upload.hold) = (false, now, hold);
         let owner = upload.owner.clone();
         let mut gone = take_others(&mut table, id, &owner);
         let mut own: Vec<_> = table
@@ -204,18 +212,16 @@ mod tests {
         let (table, now) = (Uploads::default(), SystemTime::now());
         let (alice, bob) = (owner("alice", "f")?, owner("bob", "f")?);
         let id = UploadId(7);
-        table.enter(id, Upload { owner: alice.clone(), since: now, busy: true });
+        table.enter(id, Upload { owner: alice.clone(), since: now, busy: true, hold: None });
         assert_eq!(table.find(&alice), Err(Unavailable::Busy));
         assert!(table.expire(now + Duration::from_secs(9)).is_empty());
-        assert!(table.release(id, now).is_empty());
+        assert!(table.release(id, now, None).is_empty());
         assert_eq!((table.find(&alice), table.find(&bob)), (Ok(id), Err(Unavailable::Missing)));
-        assert_eq!(table.claim(id, &bob), Err(Unavailable::Missing));
-        assert_eq!(table.claim(id, &owner("alice", "g")?), Err(Unavailable::Missing));
-        assert_eq!(
-            (table.claim(id, &alice), table.claim(id, &alice)),
-            (Ok(()), Err(Unavailable::Busy))
-        );
-        table.release(id, now);
+        assert_eq!(table.claim(id, &bob).err(), Some(Unavailable::Missing));
+        assert_eq!(table.claim(id, &owner("alice", "g")?).err(), Some(Unavailable::Missing));
+        assert!(table.claim(id, &alice).is_ok());
+        assert_eq!(table.claim(id, &alice).err(), Some(Unavailable::Busy));
+        table.release(id, now, None);
         assert_eq!(table.expire(now + Duration::from_secs(9)), [id]);
         assert_eq!(table.find(&alice), Err(Unavailable::Missing));
         Ok(())
@@ -229,13 +235,16 @@ mod tests {
         for number in 0..100_u32 {
             let (id, since) = (UploadId(number.into()), start + Duration::from_secs(number.into()));
             let owner = owner("alice", &format!("f{number}"))?;
-            table.enter(id, Upload { owner, since, busy: true });
-            gone.extend(table.release(id, since));
+            table.enter(id, Upload { owner, since, busy: true, hold: None });
+            gone.extend(table.release(id, since, None));
         }
         assert_eq!(gone, (0..36).map(UploadId).collect::<Vec<_>>());
         let again = UploadId(1000);
-        table.enter(again, Upload { owner: owner("alice", "f99")?, since: start, busy: true });
-        assert_eq!(table.release(again, start), [UploadId(99)]);
+        table.enter(
+            again,
+            Upload { owner: owner("alice", "f99")?, since: start, busy: true, hold: None },
+        );
+        assert_eq!(table.release(again, start, None), [UploadId(99)]);
         Ok(())
     }
 

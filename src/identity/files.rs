@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
@@ -84,7 +84,7 @@ pub fn load_host_key(path: &Path) -> Result<PrivateKey, HostKeyError> {
     if !stat.is_file() {
         return refuse("it is not a regular file");
     }
-    if ![0, owner(path)].contains(&stat.uid()) {
+    if ![0, geteuid().as_raw()].contains(&stat.uid()) {
         return refuse("it belongs to another account; give it to ftd's with chown");
     }
     if stat.mode() & 0o077 != 0 {
@@ -113,19 +113,6 @@ fn read_host_key(path: &Path, file: File) -> Result<PrivateKey, HostKeyError> {
         .map_err(|source| HostKeyError::Unusable { path: path.display().to_string(), source })
 }
 
-/// Whose a host key is: ours; and where root looks at the daemon's, the daemon's, as its directory is.
-fn owner(path: &Path) -> u32 {
-    let own = geteuid();
-    match fs::metadata(directory(path)) {
-        Ok(stat) if own.is_root() => stat.uid(),
-        _ => own.as_raw(),
-    }
-}
-
-fn directory(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// Reads a server's private key, or makes one; gives whether it was made.
 ///
 /// The key is written and flushed under another name first, so that neither a power cut nor a second
@@ -146,8 +133,8 @@ pub fn load_or_create_host_key(path: &Path) -> Result<(PrivateKey, bool), HostKe
         .map_err(|_| unusable(KeyError::Private("no random bytes".to_owned())))?;
     let draft =
         PathBuf::from(format!("{}.new-{:016x}", path.display(), u64::from_be_bytes(random)));
-    let written = write_new(&draft, pem.as_bytes(), owner(path))
-        .map_err(HostKeyError::io(path, "write a new one"));
+    let written =
+        write_new(&draft, pem.as_bytes()).map_err(HostKeyError::io(path, "write a new one"));
     // link(2) replaces nothing: of two processes one wins, and both use its key.
     let linked = written.and_then(|()| match fs::hard_link(&draft, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -155,22 +142,21 @@ pub fn load_or_create_host_key(path: &Path) -> Result<(PrivateKey, bool), HostKe
     });
     let _ = fs::remove_file(&draft); // Whatever came of it, the draft has done its duty.
     let is_ours = linked?;
-    File::open(directory(path))
+    let directory =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(HostKeyError::io(path, "flush"))?;
     Ok((load_host_key(path)?, is_ours))
 }
 
-fn write_new(path: &Path, content: &[u8], owner: u32) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .custom_flags(O_NOFOLLOW)
         .open(path)?;
-    if geteuid().as_raw() != owner {
-        fchown(&file, Some(owner), None)?;
-    }
     file.write_all(content)?;
     file.sync_all()
 }

@@ -156,7 +156,7 @@ impl<S: Sink> Progress<S> {
             (None, Some(keep)) => {
                 Staged::new(self.store.stage_for(&keep.owner, announced)?, bytes_max)
             }
-            (None, None) => Staged::new(self.store.stage()?, bytes_max),
+            (None, None) => Staged::new(self.store.stage(&self.incoming.target)?, bytes_max),
         };
         if let Some(Err(error)) = announced.map(|bytes| staged.reserve(bytes)) {
             staged.leave(); // There may be room another day.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::fsroot::{
     Entry, FsError, Kept, Listing, Moving, OpenFile, Owner, Parents, Publish, Published,
-    Staging as StagingFile, Stat, Tree, UploadId,
+    Staging as StagingFile, Stat, Tree, UploadId, Usage,
 };
-use crate::types::{ErrorCode, RelPath};
+use crate::types::{ErrorCode, Quota, RelPath, Reserve};
 
 /// A place that takes files by name: a store, or something like standard output.
 ///
@@ -15,11 +15,11 @@ pub trait Sink: Send + Sync + 'static {
     /// A file on its way in.
     type Staging: Staging;
 
-    /// Starts a file that nobody can see.
-    fn stage(&self) -> Result<Self::Staging, FsError>;
+    /// Starts a file that nobody can see and that is to go to `target`.
+    fn stage(&self, target: &RelPath) -> Result<Self::Staging, FsError>;
     /// The same, of a file that [`Staging::keep`] keeps; a place that keeps nothing needs no more.
-    fn stage_for(&self, _owner: &Owner, _bytes: Option<u64>) -> Result<Self::Staging, FsError> {
-        self.stage()
+    fn stage_for(&self, owner: &Owner, _bytes: Option<u64>) -> Result<Self::Staging, FsError> {
+        self.stage(&owner.target)
     }
     /// Takes up a file that was kept; gives the state of its hash too.
     fn resume(
@@ -49,6 +49,12 @@ pub trait Store: Sink {
     fn kept(&self, owner: &Owner) -> Result<Kept, FsError>;
     /// Removes what of uploads nobody has continued for so long; gives how many they were.
     fn expire(&self, age: Duration) -> usize;
+    /// Puts quotas in force, each for a home and all below it, and leaves a part of the disk alone.
+    fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve);
+    /// Counts what is new among the homes; it may take long.
+    fn count(&self) -> Vec<(Option<RelPath>, Result<Usage, FsError>)>;
+    /// Whether a change at this path need not wait for a count.
+    fn is_counted(&self, path: &RelPath) -> bool;
     /// Whether a file of so many bytes would find room.
     fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError>;
     /// Opens a stored file.
@@ -108,8 +114,8 @@ pub trait Source: Send + 'static {
 impl Sink for Tree {
     type Staging = StagingFile;
 
-    fn stage(&self) -> Result<StagingFile, FsError> {
-        Tree::stage(self)
+    fn stage(&self, target: &RelPath) -> Result<StagingFile, FsError> {
+        Tree::stage(self, target)
     }
 
     fn stage_for(&self, owner: &Owner, bytes: Option<u64>) -> Result<StagingFile, FsError> {
@@ -140,6 +146,18 @@ impl Store for Tree {
 
     fn kept(&self, owner: &Owner) -> Result<Kept, FsError> {
         Tree::kept(self, owner)
+    }
+
+    fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve) {
+        Tree::configure(self, homes, reserve);
+    }
+
+    fn count(&self) -> Vec<(Option<RelPath>, Result<Usage, FsError>)> {
+        Tree::count(self)
+    }
+
+    fn is_counted(&self, path: &RelPath) -> bool {
+        Tree::is_counted(self, path)
     }
 
     fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError> {

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::access::{Hidden, Overwrite};
-use crate::fsroot::{FsError, Kept, Kind, Moving, Owner, Parents, Publish, Published};
-use crate::types::{ErrorCode, RelPath, Sha256Digest};
+use crate::fsroot::{FsError, Kept, Kind, Moving, Owner, Parents, Publish, Published, Usage};
+use crate::types::{ErrorCode, Quota, RelPath, Reserve, Sha256Digest};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -65,7 +65,7 @@ fn stat_of(content: &[u8]) -> Stat {
 impl Sink for Memory {
     type Staging = MemoryStaging;
 
-    fn stage(&self) -> Result<MemoryStaging, FsError> {
+    fn stage(&self, _target: &RelPath) -> Result<MemoryStaging, FsError> {
         fail_if(self.fails == Some(Step::Stage))?;
         self.staged.fetch_add(1, Ordering::SeqCst);
         let (files, staged) = (Arc::clone(&self.files), Arc::clone(&self.staged));
@@ -93,6 +93,16 @@ impl Store for Memory {
 
     fn kept(&self, _owner: &Owner) -> Result<Kept, FsError> {
         Err(FsError::new(ErrorCode::NotFound, "kept", None))
+    }
+
+    fn configure(&self, _homes: &[(Option<RelPath>, Quota)], _reserve: Reserve) {}
+
+    fn count(&self) -> Vec<(Option<RelPath>, Result<Usage, FsError>)> {
+        Vec::new()
+    }
+
+    fn is_counted(&self, _path: &RelPath) -> bool {
+        true
     }
 
     fn check_room(&self, _target: &RelPath, _bytes: u64) -> Result<(), FsError> {

@@ -7,6 +7,7 @@ mod escaped;
 mod key;
 pub mod limits;
 mod path;
+mod quota;
 
 pub use access::{Pattern, Principal, Right, Rights, Rule, UnknownRight};
 pub use digest::{DigestError, Sha256Digest};
@@ -14,6 +15,7 @@ pub use error_code::ErrorCode;
 pub use escaped::Escaped;
 pub use key::{KeyAlgorithm, PublicKey};
 pub use path::{FileName, NameError, RelPath};
+pub use quota::{Quota, Reserve};
 
 /// When a stored file counts as safe.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -230,6 +230,12 @@ impl fmt::Display for RelPath {
 }
 
 impl<'a> FileName<'a> {
+    /// The path of this component in `directory`; `None` is the top.
+    #[must_use]
+    pub fn below(self, directory: Option<&RelPath>) -> RelPath {
+        RelPath(self.0.to_vec()).below(directory)
+    }
+
     /// The bytes of the component; print them through [`Escaped`] only.
     pub fn raw_bytes(self) -> &'a [u8] {
         self.0

@@ -49,8 +49,8 @@ impl Partial {
 impl Sink for Partial {
     type Staging = Staging;
 
-    fn stage(&self) -> Result<Staging, FsError> {
-        Tree::stage(&self.tree)
+    fn stage(&self, target: &RelPath) -> Result<Staging, FsError> {
+        self.tree.stage(target)
     }
 
     fn stage_for(&self, owner: &Owner, bytes: Option<u64>) -> Result<Staging, FsError> {

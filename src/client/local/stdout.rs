@@ -24,7 +24,7 @@ pub struct Stream;
 impl Sink for Stdout {
     type Staging = Stream;
 
-    fn stage(&self) -> Result<Stream, FsError> {
+    fn stage(&self, _target: &RelPath) -> Result<Stream, FsError> {
         Ok(Stream)
     }
 
@@ -36,7 +36,7 @@ impl Sink for Stdout {
 impl Sink for Spool {
     type Staging = File;
 
-    fn stage(&self) -> Result<File, FsError> {
+    fn stage(&self, _target: &RelPath) -> Result<File, FsError> {
         let fail = |error: io::Error| {
             FsError::new(ErrorCode::Io, "make a spool file in TMPDIR", Some(errno(&error)))
         };

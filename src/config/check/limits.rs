@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::config::raw::{RawLimits, Value};
-use crate::config::settings::Limits;
+use crate::config::settings::{Bound, Limits};
 
 impl Check<'_> {
     pub(super) fn limits(&mut self, value: Option<&Value<'_>>) -> Option<Limits> {
@@ -16,7 +16,23 @@ impl Check<'_> {
         };
         let connections = self.quantity("limits", raw.connections, &Limits::CONNECTIONS);
         // Each is looked at before any `?` leaves, so that all problems are told at once.
-        let per_user = self.connections_per_user(&raw, connections);
+        let all = ("connections", connections);
+        let per_user = self.part_of(raw.connections_per_user, &Limits::CONNECTIONS_PER_USER, all);
+        let per_source =
+            self.part_of(raw.connections_per_source, &Limits::CONNECTIONS_PER_SOURCE, all);
+        let strangers = self.quantity("limits", raw.strangers, &Limits::STRANGERS);
+        let of_source = self.part_of(
+            raw.strangers_per_source,
+            &Limits::STRANGERS_PER_SOURCE,
+            ("strangers", strangers),
+        );
+        let penalties = raw.penalties.map_or(Some(true), |v| self.boolean("limits.penalties", v));
+        let exempt = match raw.penalty_exempt {
+            Some(list) if list.get_ref().as_array().is_none_or(|list| !list.is_empty()) => {
+                self.networks("limits.penalty-exempt", list)
+            }
+            _ => Some(Vec::new()),
+        };
         let requests =
             self.quantity("limits", raw.requests_per_connection, &Limits::REQUESTS_PER_CONNECTION);
         let max_file_size = self.quantity("limits", raw.max_file_size, &Limits::MAX_FILE_SIZE);
@@ -31,6 +47,11 @@ impl Check<'_> {
             max_file_size: max_file_size?,
             connections: connections?,
             connections_per_user: per_user?,
+            connections_per_source: per_source?,
+            strangers: strangers?,
+            strangers_per_source: of_source?,
+            penalties: penalties?,
+            penalty_exempt: exempt?,
             requests_per_connection: requests?,
             buffer_memory: buffer_memory?,
             file_workers: file_workers?,
@@ -42,22 +63,22 @@ impl Check<'_> {
         })
     }
 
-    /// More connections for one user than for all is a slip; the default adapts instead.
-    fn connections_per_user(
+    /// More for one than for all is a slip; the default adapts instead.
+    fn part_of(
         &mut self,
-        raw: &RawLimits<'_, '_>,
-        connections: Option<usize>,
+        value: Option<&Value<'_>>,
+        bound: &Bound<usize>,
+        (all_key, all): (&str, Option<usize>),
     ) -> Option<usize> {
-        let bound = &Limits::CONNECTIONS_PER_USER;
-        let per_user = self.quantity("limits", raw.connections_per_user, bound)?;
-        match (raw.connections_per_user, connections) {
-            (Some(value), Some(all)) if per_user > all => {
-                let what = format!("at most limits.connections, which is {all}");
-                self.must_be("limits.connections-per-user", value, &what);
+        let part = self.quantity("limits", value, bound)?;
+        match (value, all) {
+            (Some(value), Some(all)) if part > all => {
+                let what = format!("at most limits.{all_key}, which is {all}");
+                self.must_be(&format!("limits.{}", bound.key), value, &what);
                 None
             }
-            (None, Some(all)) => Some(per_user.min(all)),
-            _ => Some(per_user),
+            (None, Some(all)) => Some(part.min(all)),
+            _ => Some(part),
         }
     }
 }

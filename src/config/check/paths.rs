@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::Check;
 use crate::config::raw::{RawPath, Value};
-use crate::config::settings::{PATHS_MAX, RETAIN};
+use crate::config::settings::{BANDWIDTH, PATHS_MAX, RETAIN};
 use crate::types::{Pattern, Right, Rights, Rule};
 
 impl Check<'_> {
@@ -93,6 +93,19 @@ impl Check<'_> {
     /// How long what is stored is kept.
     pub(super) fn retain(&mut self, label: &str, value: Option<&Value<'_>>) -> Option<Duration> {
         self.quantity(label, value, &RETAIN)
+    }
+
+    /// Bytes in a second, if there is a limit; an error has been recorded.
+    pub(super) fn bandwidth(
+        &mut self,
+        label: &str,
+        value: Option<&Value<'_>>,
+    ) -> Result<Option<u64>, ()> {
+        match value {
+            None => Ok(None),
+            Some(value) if value.get_ref().as_str() == Some("unlimited") => Ok(None),
+            value => self.quantity(label, value, &BANDWIDTH).map(Some).ok_or(()),
+        }
     }
 
     /// A list of rights, which may be left empty where `may_be_empty` says so.

@@ -1,0 +1,388 @@
+//! What lies below the homes that have a quota, to the byte, and what is on its way there.
+//!
+//! Every change of names goes through [`Ledger::in_turn`]: it has the homes above it for itself from the
+//! look at what is there to the change, so that the sums are exact whoever races. Nothing is written
+//! down: a start counts what there is (`count.rs`), and no file can lie.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::FsError;
+use crate::types::{ErrorCode, Quota, RelPath, Reserve};
+
+/// A home is known by its path, and the root by nothing.
+type Key = Vec<u8>;
+
+/// What lies below a home.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Usage {
+    /// Bytes of regular files.
+    pub bytes: u64,
+    /// Names.
+    pub names: u64,
+}
+
+/// By how much a change makes something more or less.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Delta {
+    pub(super) bytes: i128,
+    pub(super) names: i128,
+}
+
+impl Delta {
+    /// One file of so many bytes, come or gone.
+    pub(super) fn file(bytes: u64) -> Self {
+        Self { bytes: bytes.into(), names: 1 }
+    }
+
+    pub(super) fn of(usage: Usage) -> Self {
+        Self { bytes: usage.bytes.into(), names: usage.names.into() }
+    }
+}
+
+impl std::ops::Add for Delta {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, names: self.names + other.names }
+    }
+}
+
+impl std::ops::Neg for Delta {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self { bytes: -self.bytes, names: -self.names }
+    }
+}
+
+impl std::ops::Sub for Delta {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self + -other
+    }
+}
+
+/// What changes, and where.
+pub(super) type Change = Vec<(RelPath, Delta)>;
+
+#[derive(Debug)]
+struct Home {
+    quota: Quota,
+    /// `None` until it is counted.
+    usage: Option<Usage>,
+    /// Held by whoever changes names below it, or counts it.
+    turn: Arc<Mutex<()>>,
+}
+
+/// What a transfer has taken before its file is there.
+#[derive(Clone, Debug)]
+struct Held {
+    target: RelPath,
+    delta: Delta,
+    /// Bytes that were promised room and are not on the disk yet.
+    due: u64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    homes: HashMap<Key, Home>,
+    held: HashMap<u64, Held>,
+    last: u64,
+    /// Bytes of the file system that nobody gets.
+    reserve: Reserve,
+}
+
+/// The sums of all homes with a quota.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    table: Mutex<Table>,
+    /// Read by every change while it is carried out; written by whoever brings in a home, so that no
+    /// change is half inside its first count.
+    changes: RwLock<()>,
+}
+
+/// What one transfer has taken; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Hold {
+    ledger: Arc<Ledger>,
+    number: u64,
+    /// Bytes of the file that it replaces; `None` where it adds a name.
+    replaces: Option<u64>,
+}
+
+/// The homes above a path, by key, outermost first; the root has the empty key.
+fn keys_above(path: &RelPath) -> impl Iterator<Item = &[u8]> {
+    let raw = path.raw_bytes();
+    let slashes = raw.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    std::iter::once(0).chain(slashes).map(|end| &raw[..end])
+}
+
+fn key(home: Option<&RelPath>) -> Key {
+    home.map(|home| home.raw_bytes().to_vec()).unwrap_or_default()
+}
+
+/// Whether a home is the path itself or lies below it.
+fn is_within(key: &[u8], path: &RelPath) -> bool {
+    key.strip_prefix(path.raw_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+impl Ledger {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts other quotas in force. A home that is new has to be counted.
+    pub(super) fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve) {
+        let _alone = self.changes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table();
+        table.reserve = reserve;
+        let mut before = std::mem::take(&mut table.homes);
+        for (home, quota) in homes {
+            let key = key(home.as_ref());
+            let known = before.remove(&key);
+            let known =
+                known.unwrap_or_else(|| Home { quota: *quota, usage: None, turn: Arc::default() });
+            table.homes.insert(key, Home { quota: *quota, ..known });
+        }
+    }
+
+    /// Whether all homes above a path are counted, so that a change there need not wait.
+    pub(super) fn is_counted(&self, path: &RelPath) -> bool {
+        let table = self.table();
+        table.homes.is_empty()
+            || keys_above(path)
+                .filter_map(|key| table.homes.get(key))
+                .all(|home| home.usage.is_some())
+    }
+
+    /// A home that is not counted yet.
+    pub(super) fn uncounted(&self) -> Option<Option<RelPath>> {
+        let table = self.table();
+        let (key, _) = table.homes.iter().find(|(_, home)| home.usage.is_none())?;
+        Some(RelPath::parse(key).ok()) // The root's key is no path.
+    }
+
+    /// What is known about a home.
+    pub(super) fn usage(&self, home: Option<&RelPath>) -> Option<Usage> {
+        self.table().homes.get(&key(home))?.usage
+    }
+
+    /// Counts a home with everybody else kept out of it.
+    pub(super) fn count<E>(
+        &self,
+        home: Option<&RelPath>,
+        count: impl FnOnce() -> Result<Usage, E>,
+    ) -> Result<Option<Usage>, E> {
+        let key = key(home);
+        let Some(turn) = self.table().homes.get(&key).map(|home| Arc::clone(&home.turn)) else {
+            return Ok(None);
+        };
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let usage = count()?;
+        if let Some(home) = self.table().homes.get_mut(&key) {
+            home.usage = Some(usage);
+        }
+        Ok(Some(usage))
+    }
+
+    /// Carries out a change of the names `paths` with the homes above them kept for itself; and those
+    /// below them, where `whole` says that a directory moves with all that is in it.
+    pub(super) fn in_turn<T>(
+        &self,
+        paths: &[&RelPath],
+        whole: bool,
+        change: impl FnOnce() -> T,
+    ) -> T {
+        let _running = self.changes.read().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = Vec::new();
+        {
+            let table = self.table();
+            if !table.homes.is_empty() {
+                let mut keys: Vec<&[u8]> = paths.iter().flat_map(|path| keys_above(path)).collect();
+                if whole {
+                    let within = |key: &Key| paths.iter().any(|path| is_within(key, path));
+                    keys.extend(table.homes.keys().filter(|key| within(key)).map(Vec::as_slice));
+                }
+                // Everybody takes them in one order.
+                keys.sort_unstable();
+                keys.dedup();
+                let homes = keys.iter().filter_map(|key| table.homes.get(*key));
+                turns.extend(homes.map(|home| Arc::clone(&home.turn)));
+            }
+        }
+        let _turns: Vec<_> =
+            turns.iter().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        change()
+    }
+
+    /// Whether two names have other homes above them, so that what moves between them moves sums.
+    pub(super) fn parts(&self, one: &RelPath, other: &RelPath) -> bool {
+        let table = self.table();
+        let homes = |path| -> Vec<&[u8]> {
+            keys_above(path).filter(|key| table.homes.contains_key(*key)).collect()
+        };
+        homes(one) != homes(other)
+    }
+
+    /// The homes that are `path` or lie below it.
+    pub(super) fn homes_within(&self, path: &RelPath) -> Vec<RelPath> {
+        let table = self.table();
+        let keys = table.homes.keys().filter(|key| is_within(key, path));
+        keys.filter_map(|key| RelPath::parse(key).ok()).collect()
+    }
+
+    /// Takes what was found by counting again.
+    pub(super) fn found(&self, home: &RelPath, usage: Usage) {
+        if let Some(home) = self.table().homes.get_mut(home.raw_bytes()) {
+            home.usage = Some(usage);
+        }
+    }
+
+    /// Whether any quota speaks of a path.
+    pub(super) fn speaks_of(&self, path: &RelPath) -> bool {
+        let table = self.table();
+        !table.homes.is_empty() && keys_above(path).any(|key| table.homes.contains_key(key))
+    }
+
+    /// Whether a change fits the quotas, beside what others hold.
+    ///
+    /// # Errors
+    /// `Quota`, of the first home in the way.
+    pub(super) fn admit(
+        &self,
+        change: &[(RelPath, Delta)],
+        own: Option<&Hold>,
+    ) -> Result<(), FsError> {
+        self.table().admit(change, own.map(|hold| hold.number))
+    }
+
+    /// Writes down what was changed.
+    pub(super) fn enter(&self, change: &[(RelPath, Delta)]) {
+        let mut table = self.table();
+        if table.homes.is_empty() {
+            return;
+        }
+        for (path, delta) in change {
+            for key in keys_above(path) {
+                if let Some(usage) = table.homes.get_mut(key).and_then(|home| home.usage.as_mut()) {
+                    // What local processes do beside us is met with at zero, not below.
+                    usage.bytes = add(usage.bytes, delta.bytes);
+                    usage.names = add(usage.names, delta.names);
+                }
+            }
+        }
+    }
+
+    /// Bytes that ftd leaves alone or has promised, of a file system of so many in all.
+    pub(super) fn taken(&self, total: u64, own: Option<&Hold>) -> u64 {
+        let table = self.table();
+        let reserve = match table.reserve {
+            Reserve::Bytes(bytes) => bytes,
+            Reserve::Percent(percent) => total / 100 * u64::from(percent),
+        };
+        let others =
+            table.held.iter().filter(|(number, _)| own.is_none_or(|own| own.number != **number));
+        others.fold(reserve, |sum, (_, held)| sum.saturating_add(held.due))
+    }
+}
+
+impl Table {
+    fn admit(&self, change: &[(RelPath, Delta)], own: Option<u64>) -> Result<(), FsError> {
+        let mut sums: Vec<(&[u8], Delta)> = Vec::new();
+        for (path, delta) in change {
+            for key in keys_above(path).filter(|key| self.homes.contains_key(*key)) {
+                match sums.iter_mut().find(|(known, _)| *known == key) {
+                    Some((_, sum)) => *sum = *sum + *delta,
+                    None => sums.push((key, *delta)),
+                }
+            }
+        }
+        for (key, delta) in sums {
+            let Some(Home { quota, usage: Some(usage), .. }) = self.homes.get(key) else {
+                continue;
+            };
+            let held = self
+                .held
+                .iter()
+                .filter(|(number, _)| Some(**number) != own)
+                .filter(|(_, held)| keys_above(&held.target).any(|above| above == key))
+                .fold(Delta::default(), |sum, (_, held)| sum + held.delta);
+            for (delta, used, held, allowed, doing) in [
+                (delta.bytes, usage.bytes, held.bytes, quota.bytes, "fit into the quota of bytes"),
+                (delta.names, usage.names, held.names, quota.names, "fit into the quota of files"),
+            ] {
+                let used = i128::from(used) + held;
+                if let Some(allowed) =
+                    allowed.filter(|allowed| delta > 0 && used + delta > i128::from(*allowed))
+                {
+                    let used = u64::try_from(used).unwrap_or(0);
+                    return Err(FsError::new(ErrorCode::Quota, doing, None).amounts(used, allowed));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(sum: u64, delta: i128) -> u64 {
+    u64::try_from((i128::from(sum) + delta).max(0)).unwrap_or(u64::MAX)
+}
+
+impl Hold {
+    /// Takes nothing yet, for a file that is to go to `target` and to replace so many bytes, if any.
+    pub(super) fn new(ledger: &Arc<Ledger>, target: &RelPath, replaces: Option<u64>) -> Self {
+        let mut table = ledger.table();
+        table.last += 1;
+        let number = table.last;
+        let (target, delta) = (target.clone(), Delta::default());
+        table.held.insert(number, Held { target, delta, due: 0 });
+        Self { ledger: Arc::clone(ledger), number, replaces }
+    }
+
+    /// Takes as much as a file of so many bytes needs.
+    ///
+    /// # Errors
+    /// `Quota`; it holds what it held before.
+    pub(super) fn grow(&self, bytes: u64) -> Result<(), FsError> {
+        let delta = self.delta(bytes);
+        let mut table = self.ledger.table();
+        let Some(held) = table.held.get(&self.number) else { return Ok(()) };
+        if delta.bytes > held.delta.bytes || delta.names > held.delta.names {
+            table.admit(&[(held.target.clone(), delta)], Some(self.number))?;
+        }
+        if let Some(held) = table.held.get_mut(&self.number) {
+            held.delta = delta;
+        }
+        Ok(())
+    }
+
+    /// The same for what is there already and has to be counted in any case.
+    pub(super) fn force(&self, bytes: u64) {
+        if let Some(held) = self.ledger.table().held.get_mut(&self.number) {
+            held.delta = self.delta(bytes);
+        }
+    }
+
+    fn delta(&self, bytes: u64) -> Delta {
+        let replaced = self.replaces.unwrap_or(0);
+        Delta {
+            bytes: bytes.saturating_sub(replaced).into(),
+            names: self.replaces.is_none().into(),
+        }
+    }
+
+    /// Says how many bytes were promised and are still to be written.
+    pub(super) fn promise(&self, due: u64) {
+        if let Some(held) = self.ledger.table().held.get_mut(&self.number) {
+            held.due = due;
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.ledger.table().held.remove(&self.number);
+    }
+}

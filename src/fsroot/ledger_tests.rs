@@ -1,0 +1,165 @@
+//! Goal: the ledger is what a count finds, whoever races, and never over a quota.
+//! Method: threads that put, overwrite, make, remove and move at random in homes that lie in each other.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::tests::{Place, TestResult, publish, rel};
+use super::*;
+use crate::types::{ErrorCode, Quota, RelPath, Reserve};
+
+fn moving(replace: bool) -> Moving {
+    Moving { replace, ..Moving::default() }
+}
+
+fn home(name: &str) -> Result<Option<RelPath>, crate::types::NameError> {
+    if name == "." { Ok(None) } else { rel(name).map(Some) }
+}
+
+/// One thread's random numbers.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+
+    fn path(&mut self) -> Result<RelPath, crate::types::NameError> {
+        const HOMES: [&str; 5] = ["a", "a/in", "b", "c", "a/in/deep"];
+        const NAMES: [&str; 4] = ["x", "y", "d/x", "d/e/y"];
+        let (home, name) = (self.roll(5), self.roll(4));
+        rel(&format!(
+            "{}/{}",
+            HOMES[usize::try_from(home).unwrap_or(0)],
+            NAMES[usize::try_from(name).unwrap_or(0)]
+        ))
+    }
+}
+
+fn act(place: &Place, dice: &mut Dice) -> TestResult {
+    let tree = &place.tree;
+    let outcome = match dice.roll(8) {
+        0..=2 => {
+            let content = vec![7; usize::try_from(dice.roll(3_000))?];
+            let (path, replace) = (dice.path()?, dice.roll(2) == 0);
+            let mut staging = tree.stage(&path)?;
+            let reserved =
+                if dice.roll(2) == 0 { staging.reserve(content.len() as u64) } else { Ok(()) };
+            reserved
+                .and_then(|()| staging.write_all(&content))
+                .and_then(|()| staging.commit(&path, &publish(&content, replace)).map(drop))
+        }
+        3 => tree.remove(&dice.path()?, None),
+        4 => tree.make_directory(&dice.path()?, Parents::Make).map(drop),
+        5 => tree.remove_directory(&dice.path()?),
+        6 => tree.rename(&dice.path()?, &dice.path()?, moving(dice.roll(2) == 0)).map(drop),
+        _ => {
+            // Whole directories, and sometimes a home.
+            let directories =
+                ["a/d", "a/in/d", "b/d", "c/d", "a/in", "b/in", "c/moved", "a/in/deep"];
+            let pick = |at: u64| directories[usize::try_from(at).unwrap_or(0)];
+            tree.rename(&rel(pick(dice.roll(8)))?, &rel(pick(dice.roll(8)))?, moving(false))
+                .map(drop)
+        }
+    };
+    match outcome.map_err(|error| error.code()) {
+        Ok(())
+        | Err(
+            ErrorCode::Quota
+            | ErrorCode::NotFound
+            | ErrorCode::Exists
+            | ErrorCode::WrongType
+            | ErrorCode::NotEmpty
+            | ErrorCode::BadName
+            | ErrorCode::Changed,
+        ) => Ok(()),
+        Err(code) => Err(code.to_string().into()),
+    }
+}
+
+/// bytes and names of every home are exact after any race, and within the quota at any time.
+#[test]
+fn sums_are_exact_after_any_race() -> TestResult {
+    let place = Place::without_flushes()?;
+    let quota = |bytes, names| Quota { bytes: Some(bytes), names: Some(names) };
+    let homes = [
+        (home(".")?, quota(40_000, 60)),
+        (home("a")?, quota(20_000, 30)),
+        (home("a/in")?, quota(9_000, 12)),
+        (home("b")?, quota(9_000, 9)),
+        (home("c")?, Quota { bytes: Some(12_000), names: None }),
+    ];
+    for directory in ["a/in/deep", "b", "c"] {
+        std::fs::create_dir_all(place.path(directory))?;
+    }
+    place.tree.configure(&homes, Reserve::default());
+    assert!(!place.tree.is_counted(&rel("b/x")?));
+    assert_eq!(place.tree.count().len(), homes.len());
+    let (stop, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| -> TestResult {
+        scope.spawn(|| {
+            // Homes that move as a whole may be over their quota afterwards; the root never moves.
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(usage) = place.tree.usage(None)
+                    && (usage.bytes > 40_000 || usage.names > 60)
+                {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let workers: Vec<_> = (1..=4_u64)
+            .map(|seed| {
+                let place = &place;
+                scope.spawn(move || -> Result<(), String> {
+                    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                    for _ in 0..1_500 {
+                        act(place, &mut dice).map_err(|error| error.to_string())?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let outcomes: Vec<_> =
+            workers.into_iter().map(|worker| worker.join().map_err(|_| "panicked")).collect();
+        stop.store(true, Ordering::Relaxed);
+        for outcome in outcomes {
+            outcome??;
+        }
+        Ok(())
+    })?;
+    assert_eq!(refused.load(Ordering::Relaxed), 0, "over the quota of the root");
+    for (home, _) in &homes {
+        let counted = place.tree.count_below(home.as_ref())?;
+        assert_eq!(place.tree.usage(home.as_ref()), Some(counted), "{home:?}");
+    }
+    assert!(place.tree.usage(None).is_some_and(|usage| usage.names > 5), "something was done");
+    Ok(())
+}
+
+/// a tree that is deeper than any path can say is counted, without recursion.
+#[test]
+fn a_tree_of_a_thousand_levels_is_counted() -> TestResult {
+    let place = Place::new()?;
+    let mut directory = nix::fcntl::open(
+        place.path(".").as_path(),
+        resolve::DIRECTORY,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    for level in 0..1_000 {
+        let name = format!("a-long-name-for-level-{level}");
+        nix::sys::stat::mkdirat(&directory, name.as_str(), nix::sys::stat::Mode::S_IRWXU)?;
+        directory = resolve::open_below(
+            &directory,
+            name.as_bytes(),
+            resolve::DIRECTORY,
+            nix::sys::stat::Mode::empty(),
+        )?;
+    }
+    std::fs::write(place.path("beside"), "12345")?;
+    let usage = place.tree.count_below(None)?;
+    assert_eq!(usage, Usage { bytes: 5, names: 1_001 });
+    assert_eq!(place.tree.count_below(Some(&rel("not/there")?))?, Usage::default());
+    Ok(())
+}
