@@ -108,6 +108,9 @@ fn wait_for_staged(daemon: &Daemon, count: usize) -> TestResult {
     Ok(())
 }
 
+/// A get: its announcement, its content, and its end.
+type Got = (Value, Vec<u8>, Value);
+
 /// Waits until a checkpoint covers so much; the cut comes after it.
 fn wait_for_checkpoint(daemon: &Daemon, bytes: u64) -> TestResult {
     let deadline = std::time::Instant::now() + PATIENCE;
@@ -336,8 +339,8 @@ fn a_start_keeps_what_can_be_continued_and_sweeps_the_rest() -> TestResult {
     let stage = setup.path("root/.ftd-stage");
     std::fs::create_dir(&stage)?;
     std::fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    let state = "00".repeat(105);
-    let mark = |offset: u64, target: &str| format!("1 {offset} {state} alice alice/{target}");
+    let hash = "00".repeat(105);
+    let mark = |offset: u64, target: &str| format!("1 {offset} {hash} alice alice/{target}");
     for number in 0..10_000 {
         match number % 5 {
             0 => std::fs::write(stage.join(format!("{number:032x}")), "unfinished")?,
@@ -347,7 +350,7 @@ fn a_start_keeps_what_can_be_continued_and_sweeps_the_rest() -> TestResult {
             _ => plant(&setup, number, 100, Some("1 100 zz alice ../../etc/passwd"))?,
         }
     }
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     for number in 20_000..20_100_u128 {
         plant(&setup, number, 100, Some(&mark(100, &format!("f{number}"))))?;
         let age = day / 20 * u32::try_from(number - 20_000)?;
@@ -385,7 +388,7 @@ fn an_upload_expires() -> TestResult {
         let path = entry?.path();
         let mark = xattr::get(&path, "user.ftd.upload")?.unwrap_or_default();
         if mark.ends_with(b"/old") {
-            let week = Duration::from_secs(7 * 86_400 + 60);
+            let week = Duration::from_mins(7 * 24 * 60 + 1);
             let file = std::fs::File::options().write(true).open(&path)?;
             file.set_modified(SystemTime::now() - week)?;
         }
@@ -428,7 +431,7 @@ fn a_get_goes_on_with_the_version_that_it_began() -> TestResult {
     raw.expect()?;
     std::fs::write(daemon.stored("local"), &all)?; // Without a digest: the part before is hashed too.
     let mut id = 2;
-    let mut get = |request: &Value| -> Fallible<Result<(Value, Vec<u8>, Value), String>> {
+    let mut get = |request: &Value| -> Fallible<Result<Got, String>> {
         id += 1;
         raw.request(id, request)?;
         let first = raw.expect()?;
@@ -446,13 +449,13 @@ fn a_get_goes_on_with_the_version_that_it_began() -> TestResult {
         }
     };
     for name in ["kept", "local"] {
-        let whole = get(&json!({"verb": "get", "path": name}))?.map_err(|code| code)?;
+        let whole = get(&json!({"verb": "get", "path": name}))??;
         let version = whole.0["version"].as_str().ok_or("no version")?.to_owned();
         assert!(version.len() <= 128);
         for offset in [0, 1, 512 * 1024, 3 * MIB + 3, 5 * MIB - 1, 5 * MIB] {
             let request =
                 json!({"verb": "get", "path": name, "offset": offset, "version": version});
-            let (file, got, end) = get(&request)?.map_err(|code| code)?;
+            let (file, got, end) = get(&request)??;
             assert_eq!(
                 (file["bytes"].as_u64(), &file["version"]),
                 (Some(5 << 20), &json!(version))

@@ -82,7 +82,7 @@ impl Check<'_> {
         let quota = self.user_quota(&label, &raw);
         let max_file_size = self.user_file_size(&label, &raw);
         let principal = Principal { name: name?, home: home.ok()?, rights: rights? };
-        Some(User { principal, keys, uids, quota: quota?, max_file_size: max_file_size? })
+        Some(User { principal, keys, uids, quota: quota?, max_file_size: max_file_size.ok()? })
     }
 
     fn user_name(
