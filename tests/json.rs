@@ -73,6 +73,10 @@ fn every_event_has_the_members_that_the_document_gives_it() -> TestResult {
     let would = events(&daemon.ftc_unix().ok(["put", "--json", "-n", "f"])?.out)?;
     check(of(&would, "would")?)?;
     assert_eq!(of(&would, "would")?["would"], "replace");
+    let verified = daemon.ftc_unix().ok(["verify", "--json", "f", ":f"])?;
+    let verified = events(&verified.out)?;
+    check(of(&verified, "verified")?)?;
+    assert_eq!(of(&verified, "verified")?["same"], true);
     let failed = daemon.ftc_unix().run(["get", "--json", ":none"])?;
     let told = events(&failed.out)?;
     let error = of(&told, "error")?;

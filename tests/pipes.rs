@@ -111,7 +111,7 @@ fn digests_of_a_listing_are_checked_by_sha256sum() -> TestResult {
     }
     daemon.ftc_unix().ok(["put", "-r", "tree", ":"])?;
     let sums = daemon.ftc_unix().ok(["ls", "-R", "--sha256", ":tree"])?.out;
-    assert_eq!(sums.iter().filter(|byte| **byte == b'\n').count(), 4);
+    assert_eq!(String::from_utf8(sums.clone())?.lines().count(), 4);
     std::fs::write(daemon.path("sums"), &sums)?;
     let checked = std::process::Command::new("sha256sum")
         .args(["-c", "--strict", "--quiet", "sums"])

@@ -1,8 +1,8 @@
 //! Floor 4: the client.
 //!
 //! `job.rs` is a run: settings, connections, counts. `engine/` carries many requests on one connection;
-//! `connect.rs` makes it. `put.rs` and `get.rs` walk, read and send with bounded memory, and use
-//! `upload.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
+//! `connect.rs` makes it. `gather.rs`, `put.rs` and `get.rs` walk, read and send with bounded memory, and use
+//! `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
 //! that move no content; `remote.rs` turns operands into names. `local/` is the user's own side, and
 //! `report/` all that is told. `shell/` is the prompt.
 
@@ -12,6 +12,7 @@ mod connect;
 mod download;
 mod engine;
 mod exit;
+mod gather;
 mod get;
 mod job;
 mod local;
@@ -136,11 +137,11 @@ fn style(global: &Global, verb: &Verb) -> Style {
         }
         _ => Stream::Out,
     };
-    let moves = verb.copying().is_some();
+    let has_events = verb.copying().is_some() || matches!(verb, Verb::Verify { .. });
     Style {
         quiet: global.quiet,
         verbose: global.verbose,
-        events: (global.json && moves).then_some(events),
+        events: (global.json && has_events).then_some(events),
     }
 }
 

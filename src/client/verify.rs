@@ -14,8 +14,8 @@ use super::job::Job;
 use super::local::walk::{Found, Leaf, walk};
 use super::local::{Input, Named, Witness, is_directory, open_failure};
 use super::operand::{Remote, Server};
-use super::print;
 use super::remote::{child, list, stat};
+use super::report::{Action, Item};
 use super::upload::digest;
 use crate::proto::{Answer, EntryType, Request};
 use crate::transfer::{Seal, Workers};
@@ -81,7 +81,7 @@ pub async fn verify(
         path = child(Some(&path), name)?;
     }
     let outcome = verify.compare(&path, Ok(input)).await;
-    verify.tell(local.as_bytes(), outcome);
+    verify.tell(local.as_bytes(), path.raw_bytes(), outcome);
     Ok(())
 }
 
@@ -128,22 +128,20 @@ impl Verify {
     }
 
     /// Says what came of it as `sha256sum -c` would.
-    fn tell(&self, name: &[u8], outcome: Result<Verdict, Failure>) {
-        let name = Escaped(name);
+    fn tell(&self, name: &[u8], path: &[u8], outcome: Result<Verdict, Failure>) {
+        let item = Item { action: Action::Verify, path: path.to_vec(), local: name.to_vec() };
         match outcome {
             Ok(Verdict::Same) => {
-                if !self.job.settings.global.quiet {
-                    print(&format!("{name}: OK\n"));
-                }
+                self.job.report.verified(&item, None);
                 self.job.succeeded();
             }
             Ok(Verdict::Different(why)) => {
-                print(&format!("{name}: FAILED ({why})\n"));
+                self.job.report.verified(&item, Some(why));
                 self.job.count(Exit::Integrity);
             }
             Err(failure) => {
-                print(&format!("{name}: FAILED (not compared)\n"));
-                self.job.note(None, Err(failure.doing(format!("verify {name}"))));
+                let failure = failure.doing(format!("verify {}", Escaped(name)));
+                self.job.note(Some(&item), Err(failure));
             }
         }
     }
@@ -166,11 +164,13 @@ impl Verify {
                 Found::File(leaf) => {
                     let (verify, base) = (Arc::clone(self), base.clone());
                     comparing.spawn(async move {
-                        let outcome = match whole_path(base.as_ref(), &leaf.path) {
-                            Ok(path) => verify.compare(&path, open(&leaf)).await,
-                            Err(failure) => Err(failure),
-                        };
-                        (leaf.path, outcome)
+                        match whole_path(base.as_ref(), &leaf.path) {
+                            Ok(path) => {
+                                let outcome = verify.compare(&path, open(&leaf)).await;
+                                (leaf.path, path.raw_bytes().to_vec(), outcome)
+                            }
+                            Err(failure) => (leaf.path.clone(), leaf.path, Err(failure)),
+                        }
                     });
                 }
                 Found::Empty(_) => {}
@@ -183,13 +183,13 @@ impl Verify {
                 }
             }
             if comparing.len() >= AT_ONCE
-                && let Some(Ok((path, outcome))) = comparing.join_next().await
+                && let Some(Ok((path, there, outcome))) = comparing.join_next().await
             {
-                self.tell(&shown(&path), outcome);
+                self.tell(&shown(&path), &there, outcome);
             }
         }
-        while let Some(Ok((path, outcome))) = comparing.join_next().await {
-            self.tell(&shown(&path), outcome);
+        while let Some(Ok((path, there, outcome))) = comparing.join_next().await {
+            self.tell(&shown(&path), &there, outcome);
         }
         if let Ok(Err(error)) = walking.await {
             return Err(open_failure(local.as_bytes(), &error.into()));
@@ -221,9 +221,8 @@ impl Verify {
                 match entry.kind {
                     EntryType::Directory => pending.push((Some(path), own)),
                     EntryType::File if Named::open(&own).is_err() => {
-                        let name = Escaped(own.as_os_str().as_bytes()).to_string();
-                        print(&format!("{name}: FAILED (only on the server)\n"));
-                        self.job.count(Exit::Integrity);
+                        let verdict = Verdict::Different("only on the server");
+                        self.tell(own.as_os_str().as_bytes(), path.raw_bytes(), Ok(verdict));
                     }
                     _ => {}
                 }

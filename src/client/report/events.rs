@@ -55,6 +55,10 @@ enum What {
     Would {
         would: String,
     },
+    Verified {
+        same: bool,
+        reason: Option<String>,
+    },
     Error {
         code: &'static str,
         exit: u8,
@@ -78,6 +82,7 @@ impl Event {
             verb: match item.action {
                 Action::Put => "put",
                 Action::Get => "get",
+                Action::Verify => "verify",
             },
             path: WirePath(item.path.clone()),
             local: WirePath(item.local.clone()),
@@ -110,6 +115,11 @@ impl Event {
 
     pub(super) fn would(item: &Item, what: &str) -> Self {
         Self::new("would", Some(item), What::Would { would: what.to_owned() })
+    }
+
+    pub(super) fn verified(item: &Item, different: Option<&str>) -> Self {
+        let reason = different.map(str::to_owned);
+        Self::new("verified", Some(item), What::Verified { same: reason.is_none(), reason })
     }
 
     pub(super) fn error(item: Option<&Item>, failure: &Failure) -> Self {

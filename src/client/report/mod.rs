@@ -34,6 +34,8 @@ pub enum Action {
     Put,
     /// It is fetched.
     Get,
+    /// It is compared.
+    Verify,
 }
 
 /// One file of a job.
@@ -52,7 +54,7 @@ impl Item {
     fn shown(&self) -> String {
         match self.action {
             Action::Put => Escaped(&self.path).to_string(),
-            Action::Get => Escaped(&self.local).to_string(),
+            Action::Get | Action::Verify => Escaped(&self.local).to_string(),
         }
     }
 }
@@ -204,7 +206,7 @@ impl Report {
             let how = match (item.action, done.replaced) {
                 (Action::Put, false) => "stored",
                 (Action::Put, true) => "stored, replacing",
-                (Action::Get, _) => "got",
+                (Action::Get | Action::Verify, _) => "got",
             };
             let mut text = format!(
                 "{how} {}  {}  sha256 {}",
@@ -239,6 +241,22 @@ impl Report {
         self.event(|| Event::would(item, what));
         if self.0.style.events.is_none() {
             self.0.bars.suspend(|| super::print(&format!("would {what} {}\n", item.shown())));
+        }
+    }
+
+    /// A file was compared: what is different about it, if anything is.
+    pub fn verified(&self, item: &Item, different: Option<&str>) {
+        let totals = &self.0.totals;
+        let count = if different.is_none() { &totals.done } else { &totals.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.event(|| Event::verified(item, different));
+        if self.0.style.events.is_none() {
+            let verdict = match different {
+                None if self.0.style.quiet => return,
+                None => "OK".to_owned(),
+                Some(why) => format!("FAILED ({why})"),
+            };
+            super::print(&format!("{}: {verdict}\n", item.shown()));
         }
     }
 
