@@ -114,7 +114,8 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ftd")
-        .max_blocking_threads(settings.limits.file_workers + 4)
+        // For file work alone; what takes long besides has threads of its own.
+        .max_blocking_threads(settings.limits.file_workers)
         .build()
         .map_err(Failure::other)?;
     if settings.sandbox == SandboxMode::Require {
@@ -124,7 +125,7 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     }
     let tree = Arc::new(tree);
     let sweeper = Arc::clone(&tree);
-    runtime.spawn_blocking(move || {
+    aside("ftd-sweep", move || {
         let swept = sweeper.sweep(&stale);
         if swept > 0 {
             tracing::info!(swept, "removed what unfinished transfers had left");
@@ -135,6 +136,13 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     served.map_err(Failure::other)
+}
+
+/// Runs what may take long, and what nobody waits for, on a thread of its own.
+pub(super) fn aside(name: &str, job: impl FnOnce() + Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(job) {
+        tracing::error!("cannot start the thread {name}: {error}");
+    }
 }
 
 /// Opens the tree; what is stale in it is removed when the daemon serves already.
