@@ -44,25 +44,30 @@ pub(super) async fn enforce<S: Store>(store: &Arc<S>, settings: &Settings) -> io
     aside("ftd-count", move || {
         store.configure(&homes, reserve); // It waits for changes that are being carried out.
         let _ = configured.send(());
-        let started = std::time::Instant::now();
-        for (home, counted) in store.count() {
-            let home = home.map_or_else(|| ".".to_owned(), |home| home.to_string());
-            match counted {
-                Ok(usage) => tracing::info!(
-                    home,
-                    bytes = usage.bytes,
-                    files = usage.names,
-                    duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    "counted"
-                ),
-                Err(error) => tracing::error!(
-                    home,
-                    "cannot be counted, and nothing below it can be changed: {error}"
-                ),
-            }
-        }
+        count(&*store);
     });
     in_force.await.map_err(|_| io::Error::other("no thread for the quotas"))
+}
+
+/// Counts what is not counted yet, or could not be, and says what it found.
+pub(super) fn count<S: Store>(store: &S) {
+    let started = std::time::Instant::now();
+    for (home, counted) in store.count() {
+        let home = home.map_or_else(|| ".".to_owned(), |home| home.to_string());
+        match counted {
+            Ok(usage) => tracing::info!(
+                home,
+                bytes = usage.bytes,
+                files = usage.names,
+                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "counted"
+            ),
+            Err(error) => tracing::error!(
+                home,
+                "cannot be counted, and nothing below it can be changed: {error}"
+            ),
+        }
+    }
 }
 
 /// Waits until all homes above the paths are counted. No file thread is held meanwhile.
