@@ -271,9 +271,10 @@ def measure(lab, options):
     big, small, back = lab / "big", lab / "small", lab / "back"
     fill(big, size)
     fill(small, 64 * 1024)
-    shutil.copyfile(big, back)  # downloads overwrite pages that are already there: fresh ones vary
     peers, left_out, results, idle = [], [], {}, {}
     for kind in PEERS:
+        if options.peers and not any(word in kind.name for word in options.peers.split(",")):
+            continue
         reason = kind.missing(options)
         if reason:
             left_out.append(f"{kind.name}: {reason}")
@@ -288,8 +289,7 @@ def measure(lab, options):
                         ("get", peer.get("big", back), big, back),
                         ("put 64 KiB", peer.put(small, f"small{turn}"), small, peer.root / f"small{turn}")]
                 for scenario, command, source, result in jobs:
-                    if scenario == "put":
-                        result.unlink(missing_ok=True)  # nobody's put is to pay for the removal of an old file
+                    result.unlink(missing_ok=True)  # nobody is to pay for the removal of an old file
                     os.sync()  # nor for the write-back of somebody else's
                     figures = timed(peer, command)
                     if not filecmp.cmp(source, result, shallow=False):
@@ -346,6 +346,7 @@ def main():
     parser.add_argument("--ftd", required=True, type=os.path.abspath)
     parser.add_argument("--ftc", required=True, type=os.path.abspath)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", help="only those whose name holds one of these words, parted by commas")
     parser.add_argument("--size", type=float, default=1, help="of the large file, in GiB")
     parser.add_argument("--lab", help="a directory on the file system to measure (default: below target/bench)")
     parser.add_argument("--output", default="target/bench/report.md")

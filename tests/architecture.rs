@@ -24,13 +24,18 @@ const FLOORS: [(&str, usize); 10] = [
 const LINES_MAX: usize = 600;
 
 /// The files outside `fsroot` that may open a path, each for a reason that stands in it.
-const OPENERS: [&str; 9] = [
+const OPENERS: [&str; 14] = [
     "src/client/connect.rs",
-    "src/client/local.rs",
+    "src/client/local/mod.rs",
+    "src/client/local/stdout.rs",
+    "src/client/local/walk.rs",
+    "src/client/report/mod.rs",
     "src/client/settings.rs",
+    "src/client/state.rs",
     "src/daemon/listener.rs",
     "src/daemon/sandbox.rs",
     "src/daemon/settings.rs",
+    "src/daemon/units.rs",
     "src/identity/files.rs",
     "src/identity/known_hosts.rs",
     "src/identity/tests.rs",

@@ -306,9 +306,9 @@ fn changes_need_their_rights_and_tell_nothing() -> TestResult {
     for (rights, allowed) in [
         (r#"["get", "list"]"#, &["digest"][..]),
         (r#"["create", "list"]"#, &[]),
-        (r#"["create", "mkdir"]"#, &["mkdir"]),
-        (r#"["remove"]"#, &["remove", "rmdir"]),
-        (r#"["create", "rename"]"#, &["rename"]),
+        (r#"["create", "mkdir", "list"]"#, &["mkdir"]),
+        (r#"["remove", "list"]"#, &["remove", "rmdir"]),
+        (r#"["create", "rename", "list"]"#, &["rename"]),
         (r#"["replace", "rename"]"#, &[]),
     ] {
         let setup = Setup::with(rights, "")?;

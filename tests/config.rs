@@ -4,7 +4,9 @@
 
 mod support;
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink,
+};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -153,7 +155,7 @@ fn roots_and_files_that_cannot_be_trusted_are_refused() -> TestResult {
     Ok(())
 }
 
-/// S-10: a staging directory that is not ours alone.
+/// S-10, G-10: a staging directory that is not ours alone.
 #[test]
 fn a_staging_directory_that_is_not_ours_is_refused() -> TestResult {
     type Spoil = fn(&Setup) -> TestResult;
@@ -174,11 +176,45 @@ fn a_staging_directory_that_is_not_ours_is_refused() -> TestResult {
     for (spoil, expected) in rows {
         let setup = Setup::new()?;
         spoil(&setup)?;
-        let ran = setup.ftd(&["serve"])?;
-        let told = String::from_utf8(ran.stderr)?;
-        assert_eq!(ran.status.code(), Some(78), "{told}");
-        assert!(told.contains(expected), "{told}");
+        for verb in ["check", "serve"] {
+            let ran = setup.ftd(&[verb])?;
+            let told = String::from_utf8(ran.stderr)?;
+            assert_eq!(ran.status.code(), Some(78), "{verb}: {told}");
+            assert!(told.contains(expected), "{verb}: {told}");
+        }
     }
+    Ok(())
+}
+
+/// G-10: root that checks an installation, or asks for its fingerprint, asks for the account that serves.
+#[test]
+fn root_checks_for_the_account_that_owns_the_tree() -> TestResult {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tried, because this account may not give files away");
+        return Ok(());
+    }
+    let setup = Setup::new()?;
+    let account = Some(54_321);
+    for path in [setup.dir.path(), &setup.path("root")] {
+        chown(path, account, account)?;
+    }
+    assert_eq!(setup.ftd(&["fingerprint"])?.status.code(), Some(0));
+    let key = std::fs::metadata(setup.path("host_key"))?;
+    assert_eq!(key.uid(), 54_321, "the key that was made is its own");
+    std::fs::DirBuilder::new().mode(0o700).create(setup.path("root/.ftd-stage"))?;
+    chown(setup.path("root/.ftd-stage"), account, account)?;
+    let ran = setup.ftd(&["check"])?;
+    assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stderr));
+    // And what it may not do is seen, although root may do everything.
+    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    std::fs::create_dir(setup.path("ours"))?;
+    setup.write_config(&text.replace("/host_key", "/ours/host_key"))?;
+    let ran = setup.ftd(&["check"])?;
+    assert_eq!(ran.status.code(), Some(78), "{}", String::from_utf8_lossy(&ran.stderr));
+    setup.write_config(&text)?;
+    std::fs::set_permissions(setup.path("root"), std::fs::Permissions::from_mode(0o555))?;
+    let ran = setup.ftd(&["check"])?;
+    assert_eq!(ran.status.code(), Some(78), "{}", String::from_utf8_lossy(&ran.stderr));
     Ok(())
 }
 
@@ -232,7 +268,7 @@ fn a_start_cleans_up_after_a_kill() -> TestResult {
     }
     let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir()?);
     let daemon = Setup { dir }.start()?;
-    assert!(daemon.log().contains("swept=50"), "{}", daemon.log());
+    daemon.wait_for_log("swept=50")?; // It serves already meanwhile.
     daemon.assert_nothing_staged()?;
     daemon.ftc_unix().ok(["ls"])?;
     Ok(())

@@ -268,6 +268,95 @@ fn cancel_ends_a_request_once() -> TestResult {
     daemon.assert_nothing_staged()
 }
 
+/// F-01, F-06: what is exactly at a limit works: the longest control frame, the longest data frame, the
+/// last id; after that id there is none.
+#[test]
+fn what_is_at_a_limit_works() -> TestResult {
+    let daemon = Daemon::start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let mut request = br#"{"verb":"stat"}"#.to_vec();
+    request.resize(16 * 1024, b' ');
+    raw.send(REQUEST, 1, &request)?;
+    assert_eq!(raw.expect()?.kind, ANSWER);
+    raw.bytes(&put(2, &json!("mib"), &noise(1 << 20, 2)))?;
+    assert_eq!(raw.expect()?.kind, ANSWER);
+    assert_eq!(raw.code_of(u32::MAX, &json!({"verb": "stat"}))?, "frame 8");
+    raw.request(3, &json!({"verb": "stat"}))?;
+    raw.expect_closed("PROTOCOL")
+}
+
+/// A session's last word is said however many answers are waiting, and after all of them.
+#[test]
+fn the_last_word_follows_all_answers_that_wait() -> TestResult {
+    let daemon = Daemon::start()?;
+    for requests in (1..=160).step_by(3) {
+        let mut bytes = frame(HELLO, 0, br#"{"version":1}"#);
+        for id in 1..=requests {
+            bytes.extend(frame(REQUEST, id, br#"{"verb":"zap"}"#));
+        }
+        bytes.extend(header(255, 0, 1, 1));
+        let mut raw = Raw::connect(&daemon)?;
+        raw.bytes(&bytes)?;
+        for id in 1..=requests {
+            assert_eq!(raw.expect()?.id, id, "of {requests}");
+        }
+        raw.expect_closed("PROTOCOL").map_err(|error| format!("{requests} requests: {error}"))?;
+    }
+    Ok(())
+}
+
+/// A request that is cancelled while it is refused has one final frame, not two.
+#[test]
+fn a_cancel_and_a_refusal_at_once_are_one_end() -> TestResult {
+    let daemon = Daemon::start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let batch = 200;
+    for round in 0..30 {
+        let mut bytes = Vec::new();
+        for id in round * batch + 1..=(round + 1) * batch {
+            bytes.extend(frame(REQUEST, id, br#"{"verb":"get","path":".."}"#));
+            bytes.extend(frame(CANCEL, id, b""));
+        }
+        raw.bytes(&bytes)?;
+        let mut ends = (0..batch)
+            .map(|_| raw.expect().map(|frame| frame.id))
+            .collect::<Result<Vec<_>, _>>()?;
+        ends.sort_unstable();
+        assert_eq!(ends, (round * batch + 1..=(round + 1) * batch).collect::<Vec<_>>());
+    }
+    assert_eq!(raw.code_of(1_000_000, &json!({"verb": "stat"}))?, "frame 8");
+    Ok(())
+}
+
+/// A get that is cancelled stops reading: the one file thread is free for the next request.
+#[test]
+fn a_cancelled_get_gives_its_thread_back() -> TestResult {
+    let daemon = Setup::with(support::ALL_RIGHTS, "[limits]\nfile-workers = 1")?.start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    raw.code_of(1, &json!({"verb": "stat"}))?;
+    let huge = std::fs::File::create(daemon.stored("huge"))?;
+    huge.set_len(1 << 42)?; // Hours of zeros.
+    raw.request(2, &json!({"verb": "get", "path": "huge"}))?;
+    assert_eq!(raw.expect()?.kind, ANSWER);
+    raw.send(CANCEL, 2, b"")?;
+    while raw.expect()?.kind != ABORT {}
+    assert_eq!(raw.code_of(3, &json!({"verb": "stat"}))?, "frame 8");
+    Ok(())
+}
+
+/// A client that is let in and does not say HELLO is not waited for as long as one that idles.
+#[test]
+fn a_client_that_does_not_greet_is_sent_away() -> TestResult {
+    let daemon =
+        Setup::with(support::ALL_RIGHTS, "[limits]\nhandshake-timeout = \"1s\"")?.start()?;
+    let mut raw = Raw::connect(&daemon)?;
+    raw.expect_closed("TIMEOUT")?;
+    // Byte by byte is no greeting either.
+    let mut raw = Raw::connect(&daemon)?;
+    raw.bytes(&frame(HELLO, 0, br#"{"version":1}"#)[..5])?;
+    raw.expect_closed("TIMEOUT")
+}
+
 /// F-14: a peer that asks and never reads is not read from any more, and the daemon stays small.
 #[test]
 fn a_peer_that_does_not_read_is_not_read_from() -> TestResult {
@@ -297,8 +386,11 @@ fn resident_kib(daemon: &Daemon) -> Result<u64, Box<dyn std::error::Error>> {
 /// F-10, F-11, F-12: what is no TLS 1.3 client of ours gets an alert or a closed connection.
 #[test]
 fn strangers_on_the_tls_port_are_dropped() -> TestResult {
-    let daemon =
-        Setup::with(support::ALL_RIGHTS, "[limits]\nhandshake-timeout = \"2s\"")?.start()?;
+    let daemon = Setup::with(
+        support::ALL_RIGHTS,
+        "[limits]\nhandshake-timeout = \"2s\"\npenalties = false",
+    )?
+    .start()?;
     let mut hello = vec![22, 3, 1, 0xff, 0xff];
     hello.resize(66_000, 0x01);
     let records = [22_u8, 3, 1, 0, 1, 1].repeat(5000);

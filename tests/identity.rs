@@ -129,6 +129,11 @@ fn no_key_at_all_says_how_to_make_one() -> TestResult {
     let ran = daemon.ftc_tls().env_remove("FTC_IDENTITY").run(["ls"])?;
     assert_eq!(ran.code, Some(4));
     assert!(ran.err.contains("ssh-keygen -t ed25519"), "{}", ran.err);
+    // A-13: an agent that is gone is named, when it might have had the key.
+    let gone = daemon.ftc_tls().env_remove("FTC_IDENTITY").env("SSH_AUTH_SOCK", "/gone/agent");
+    let ran = gone.run(["ls"])?;
+    assert_eq!(ran.code, Some(4));
+    assert!(ran.err.contains("/gone/agent"), "{}", ran.err);
     Ok(())
 }
 
@@ -144,6 +149,7 @@ fn keys_that_cannot_be_used_each_say_why() -> TestResult {
         ("missing", "No such file"),
         ("noise", "no OpenSSH private key"),
         ("open", "chmod 600"),
+        ("key.pub", "this is a public key"),
         ("rsa", "not supported; make one with: ssh-keygen -t ed25519"),
     ] {
         let ran = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path(name)).run(["ls"])?;
@@ -184,6 +190,8 @@ fn a_passphrase_is_asked_for_on_a_terminal() -> TestResult {
         assert!(text.contains("Passphrase of") && !text.contains(passphrase), "{text}");
         assert_eq!(text.contains("as locked"), code == 0, "{text}");
         assert_eq!(text.contains("passphrase is wrong"), code != 0, "{text}");
+        let asked = if code == 0 { 1 } else { 3 };
+        assert_eq!(text.matches("Passphrase of").count(), asked, "{text}");
     }
     // The agent has the key: nobody is asked.
     let script = daemon.path("askpass");
@@ -207,7 +215,7 @@ passphrase, command = sys.argv[1], sys.argv[2:]
 child, terminal = pty.fork()
 if child == 0:
     os.execv(command[0], command)
-shown, answered = b"", False
+shown, answered = b"", 0
 while True:
     try:
         piece = os.read(terminal, 4096)
@@ -216,11 +224,11 @@ while True:
     if not piece:
         break
     shown += piece
-    if not answered and b"Passphrase of" in shown and shown.rstrip().endswith(b":"):
+    if shown.count(b"Passphrase of") > answered and shown.rstrip().endswith(b":"):
         while termios.tcgetattr(terminal)[3] & termios.ECHO:
             time.sleep(0.001)
         os.write(terminal, passphrase.encode() + b"\n")
-        answered = True
+        answered += 1
 print(shown.decode(errors="replace"))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 "#;

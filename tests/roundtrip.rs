@@ -6,7 +6,7 @@ mod support;
 
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 
-use support::{Daemon, TestResult, noise, sha256};
+use support::{Daemon, Setup, TestResult, noise, sha256};
 
 /// Bytes of a buffer of the data path: around it the ways of small and large files part.
 const BUFFER: usize = 512 * 1024;
@@ -179,12 +179,18 @@ fn operands_mean_what_scp_users_expect() -> TestResult {
     for (name, content) in [("one", "1"), ("in/one", "1"), ("in/two", "2")] {
         assert_eq!(std::fs::read_to_string(daemon.path(name))?, content, "{name}");
     }
-    let onto_directory = daemon.ftc_unix().run(["put", "two", ":sub"])?;
-    assert_eq!(onto_directory.code, Some(1));
+    daemon.ftc_unix().ok(["put", "two", ":sub"])?;
+    assert_eq!(
+        std::fs::read_to_string(daemon.stored("sub/two"))?,
+        "2",
+        "into a directory that is there"
+    );
+    let below_file = daemon.ftc_unix().run(["put", "two", ":one/two"])?;
+    assert_eq!(below_file.code, Some(1));
     assert!(
-        onto_directory.err.contains("WRONG_TYPE") && onto_directory.err.contains("hint: "),
+        below_file.err.contains("WRONG_TYPE") && below_file.err.contains("hint: "),
         "{}",
-        onto_directory.err
+        below_file.err
     );
     Ok(())
 }
@@ -264,5 +270,48 @@ fn decay_is_noticed_and_local_changes_are_new_content() -> TestResult {
     std::fs::write(daemon.stored("f"), "a new version")?;
     assert_eq!(daemon.ftc_tls().ok(["get", ":f", "-"])?.out, b"a new version");
     assert!(!String::from_utf8(daemon.ftc_tls().ok(["stat", ":f"])?.out)?.contains("sha256"));
+    Ok(())
+}
+
+/// What cannot be told changes nothing about what was done.
+#[test]
+fn a_stderr_that_takes_nothing_is_no_failure() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("f"), "content")?;
+    for (words, code) in
+        [(["-v", "put", "f"], 0), (["get", ":f", "g"], 0), (["get", ":none", "h"], 6)]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full")?;
+        let status = daemon.ftc_unix().stderr(full).spawn(words)?.wait()?;
+        assert_eq!(status.code(), Some(code), "{words:?}");
+    }
+    Ok(())
+}
+
+/// A file that cannot be stored here leaves the connection good for the next one.
+#[test]
+fn a_get_that_fails_here_spoils_no_other() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::create_dir(daemon.path("here"))?;
+    for name in ["one", "two"] {
+        std::fs::write(daemon.path(name), noise(3 << 20, 8))?;
+        daemon.ftc_unix().ok(["put", name])?;
+    }
+    std::fs::write(daemon.path("here/one"), "mine")?;
+    let ran = daemon.ftc_unix().run(["get", "--no-clobber", ":one", ":two", "here/"])?;
+    assert_eq!(ran.code, Some(10), "{ran:?}");
+    assert_eq!(std::fs::read(daemon.path("here/one"))?, b"mine");
+    assert_eq!(std::fs::read(daemon.path("here/two"))?, noise(3 << 20, 8));
+    Ok(())
+}
+
+/// A put from a pipe that says nothing yet is under way, and a refusal does not wait for the pipe.
+#[test]
+fn a_refusal_does_not_wait_for_a_silent_pipe() -> TestResult {
+    let daemon = Setup::with(r#"["get", "list"]"#, "")?.start()?;
+    let mut client = daemon.ftc_unix().stdin_pipe().spawn(["put", "-", ":refused"])?;
+    let _silent = client.stdin.take().ok_or("no stdin")?;
+    let status = client.wait()?;
+    assert_eq!(status.code(), Some(5));
     Ok(())
 }

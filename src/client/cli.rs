@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 
@@ -30,6 +32,7 @@ host key, 5 not allowed, 6 not found, 7 exists, 8 no space, quota or size limit,
 
 /// Options that every verb takes, before it or behind it.
 #[derive(Clone, Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Global {
     /// The default server: HOST, HOST:PORT, <ftd://HOST>[:PORT] or <unix:/PATH>
     #[arg(long, global = true, env = "FTC_SERVER", value_name = "SERVER")]
@@ -73,6 +76,69 @@ pub struct Global {
     /// Say what is being done
     #[arg(short, long, global = true, env = "FTC_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
+
+    /// Tell programs: one JSON object to a line; docs/json.md has the schema
+    #[arg(long, global = true, env = "FTC_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+
+    /// How long to go on trying after a connection is lost
+    #[arg(
+        long,
+        global = true,
+        env = "FTC_RETRY",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "1min"
+    )]
+    pub retry: Duration,
+}
+
+/// How files are copied.
+#[derive(Clone, Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub struct Copying {
+    /// Whole directories
+    #[arg(short, long, env = "FTC_RECURSIVE", value_parser = FalseyValueParser::new())]
+    pub recursive: bool,
+
+    /// Keep mode and time of modification
+    #[arg(short, long, env = "FTC_PRESERVE", value_parser = FalseyValueParser::new())]
+    pub preserve: bool,
+
+    /// Skip files that are there with the same content; it is compared by SHA-256
+    #[arg(short, long, env = "FTC_UPDATE", value_parser = FalseyValueParser::new())]
+    pub update: bool,
+
+    /// Only say what would be done, as the server judges it
+    #[arg(short = 'n', long, env = "FTC_DRY_RUN", value_parser = FalseyValueParser::new())]
+    pub dry_run: bool,
+
+    /// Refuse to replace a file
+    #[arg(long, env = "FTC_NO_CLOBBER", value_parser = FalseyValueParser::new())]
+    pub no_clobber: bool,
+
+    /// Begin anew what was interrupted before, and keep nothing of what is interrupted now
+    #[arg(long, env = "FTC_NO_RESUME", value_parser = FalseyValueParser::new())]
+    pub no_resume: bool,
+
+    /// Bytes in a second at the most, like 10MiB
+    #[arg(long, env = "FTC_BWLIMIT", value_name = "BYTES")]
+    pub bwlimit: Option<ByteSize>,
+
+    /// Connections to work on at once
+    #[arg(
+        short,
+        long,
+        env = "FTC_JOBS",
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=16)
+    )]
+    pub jobs: u8,
+
+    /// Append what was copied, with digest and time, to this file
+    #[arg(long, env = "FTC_RECEIPT", value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
 }
 
 /// The verbs of `ftc`.
@@ -80,13 +146,13 @@ pub struct Global {
 pub enum Verb {
     /// Store files on a server
     Put {
-        /// Keep mode and time of modification
-        #[arg(short, long, env = "FTC_PRESERVE", value_parser = FalseyValueParser::new())]
-        preserve: bool,
+        /// How
+        #[command(flatten)]
+        how: Copying,
 
-        /// Refuse to replace a file
-        #[arg(long, env = "FTC_NO_CLOBBER", value_parser = FalseyValueParser::new())]
-        no_clobber: bool,
+        /// Send what this command prints; it is stored only if the command ends with 0
+        #[arg(long, env = "FTC_FROM_CMD", value_name = "COMMAND")]
+        from_cmd: Option<String>,
 
         /// Files, or - for standard input; a last operand with a colon is where to
         #[arg(required = true, value_name = "LOCAL… [REMOTE]")]
@@ -94,13 +160,13 @@ pub enum Verb {
     },
     /// Fetch files from a server
     Get {
-        /// Keep mode and time of modification
-        #[arg(short, long, env = "FTC_PRESERVE", value_parser = FalseyValueParser::new())]
-        preserve: bool,
+        /// How
+        #[command(flatten)]
+        how: Copying,
 
-        /// Refuse to replace a file
-        #[arg(long, env = "FTC_NO_CLOBBER", value_parser = FalseyValueParser::new())]
-        no_clobber: bool,
+        /// With - as target: verify the whole file before the first byte is written
+        #[arg(long, env = "FTC_SPOOL", value_parser = FalseyValueParser::new())]
+        spool: bool,
 
         /// What to fetch, and last where to: a name, a directory, or - for standard output
         #[arg(required = true, value_name = "REMOTE… [LOCAL]")]
@@ -112,6 +178,14 @@ pub enum Verb {
         #[arg(short, long, env = "FTC_LONG", value_parser = FalseyValueParser::new())]
         long: bool,
 
+        /// Also what is in the directories below
+        #[arg(short = 'R', long, env = "FTC_RECURSIVE", value_parser = FalseyValueParser::new())]
+        recursive: bool,
+
+        /// Digests of files, as sha256sum prints and checks them
+        #[arg(long, env = "FTC_SHA256", value_parser = FalseyValueParser::new())]
+        sha256: bool,
+
         /// Directories; your home without any
         #[arg(value_name = "REMOTE")]
         operands: Vec<OsString>,
@@ -121,6 +195,68 @@ pub enum Verb {
         /// What to describe
         #[arg(required = true, value_name = "REMOTE")]
         operands: Vec<OsString>,
+    },
+    /// Remove files
+    Rm {
+        /// Also directories, and all that is in them
+        #[arg(short, long, env = "FTC_RECURSIVE", value_parser = FalseyValueParser::new())]
+        recursive: bool,
+
+        /// Only say what would be removed
+        #[arg(short = 'n', long, env = "FTC_DRY_RUN", value_parser = FalseyValueParser::new())]
+        dry_run: bool,
+
+        /// What to remove
+        #[arg(required = true, value_name = "REMOTE")]
+        operands: Vec<OsString>,
+    },
+    /// Rename files and directories, or move them into a directory
+    Mv {
+        /// Refuse to replace a file
+        #[arg(long, env = "FTC_NO_CLOBBER", value_parser = FalseyValueParser::new())]
+        no_clobber: bool,
+
+        /// What to move, and last where to
+        #[arg(required = true, num_args = 2.., value_name = "REMOTE… REMOTE")]
+        operands: Vec<OsString>,
+    },
+    /// Make directories
+    Mkdir {
+        /// Also those above, and be content with one that is there
+        #[arg(short, long, env = "FTC_PARENTS", value_parser = FalseyValueParser::new())]
+        parents: bool,
+
+        /// What to make
+        #[arg(required = true, value_name = "REMOTE")]
+        operands: Vec<OsString>,
+    },
+    /// Compare local files with those on a server, by digest and without moving them
+    Verify {
+        /// Whole directories
+        #[arg(short, long, env = "FTC_RECURSIVE", value_parser = FalseyValueParser::new())]
+        recursive: bool,
+
+        /// Have the server read its files again, instead of believing the digests that it kept
+        #[arg(long, env = "FTC_REREAD", value_parser = FalseyValueParser::new())]
+        reread: bool,
+
+        /// Here
+        #[arg(value_name = "LOCAL")]
+        local: OsString,
+
+        /// There; your home without it
+        #[arg(value_name = "REMOTE", default_value = ":")]
+        remote: OsString,
+    },
+    /// Work at a prompt
+    Shell {
+        /// Carry out the lines of this file, and stop at the first that fails
+        #[arg(short, long, env = "FTC_BATCH", value_name = "FILE")]
+        batch: Option<PathBuf>,
+
+        /// Where to; the default server without it
+        #[arg(value_name = "HOST")]
+        host: Option<OsString>,
     },
 }
 

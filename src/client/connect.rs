@@ -1,22 +1,23 @@
 //! From a server's name to a connection on which both sides know who the other is.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
-use super::exit::{Exit, Failure};
+use super::engine::{Line, Throttle};
+use super::exit::{Exit, Failure, tell};
 use super::operand::Server;
-use super::session::Session;
 use super::settings::{Settings, home};
 use crate::identity::{
     KeyError, KnownHosts, PrivateKey, Signer, agent_keys, client_config, fingerprint,
     parse_public_line, public_line, read_key_file,
 };
-use crate::types::PublicKey;
+use crate::types::{ErrorCode, PublicKey};
 use crate::wire::{Connection, Socket, WireError, split};
 
 /// How long reaching a server may take.
@@ -25,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a transfer may move less than 64 KiB.
 pub(super) const STALL: Duration = Duration::from_mins(1);
+/// Passphrases that are asked for before giving up.
+const PASSPHRASES_MAX: usize = 3;
 /// Keys that are tried before giving up.
 const TRIES_MAX: usize = 6;
 
@@ -32,7 +35,12 @@ const TRIES_MAX: usize = 6;
 ///
 /// # Errors
 /// Each says what to do next.
-pub async fn connect(server: &Server, settings: &Settings) -> Result<Session, Failure> {
+pub async fn connect(
+    server: &Server,
+    settings: &Settings,
+    keys: &Keys,
+    throttle: &Arc<Throttle>,
+) -> Result<Line, Failure> {
     match server {
         Server::Unix(path) => {
             let doing = || format!("connect to unix:{}", path.display());
@@ -42,33 +50,54 @@ pub async fn connect(server: &Server, settings: &Settings) -> Result<Session, Fa
                     .hint("is ftd running there?")
             })?;
             let (reader, writer) = split(Connection::plain(Socket::Unix(stream)), STALL);
-            Session::open(reader, writer).await.map_err(|failure| failure.doing(doing()))
+            let line = Line::open(reader, writer, Arc::clone(throttle)).await;
+            line.map_err(|failure| failure.doing(doing()))
         }
-        Server::Tcp { host, port } => connect_tls(server, host, *port, settings).await,
+        Server::Tcp { host, port } => {
+            let address = (host.as_str(), *port);
+            connect_tls(&server.name(), address, settings, keys, throttle).await
+        }
+    }
+}
+
+/// The keys that servers have taken, so that nobody is asked twice for a passphrase.
+#[derive(Default)]
+pub struct Keys(Mutex<HashMap<String, Signer>>);
+
+impl Keys {
+    fn taken(&self) -> MutexGuard<'_, HashMap<String, Signer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 async fn connect_tls(
-    server: &Server,
-    host: &str,
-    port: u16,
+    name: &str,
+    address: (&str, u16),
     settings: &Settings,
-) -> Result<Session, Failure> {
-    let name = server.name();
-    let mut trust = Trust::load(&name, settings)?;
+    keys: &Keys,
+    throttle: &Arc<Throttle>,
+) -> Result<Line, Failure> {
+    let doing = |failure: Failure| failure.doing(format!("connect to {name}"));
+    let mut trust = Trust::load(name, settings)?;
+    let taken = keys.taken().get(name).cloned();
+    if let Some(signer) = taken {
+        return attempt(address, &signer, &mut trust, throttle).await.map_err(doing);
+    }
     let mut refused = Vec::new();
     for candidate in candidates(settings).into_iter().take(TRIES_MAX) {
         let signer = candidate.signer(settings)?;
         if settings.global.verbose {
-            eprintln!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from);
+            tell(format_args!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from));
         }
-        match attempt(host, port, &signer, &mut trust).await {
-            Err(failure) if failure.exit == Exit::Auth && failure.message.contains("(AUTH)") => {
+        match attempt(address, &signer, &mut trust, throttle).await {
+            Err(failure) if failure.code == Some(ErrorCode::Auth) => {
                 refused.push((signer, failure));
             }
-            outcome => {
-                return outcome.map_err(|failure| failure.doing(format!("connect to {name}")));
+            Ok(line) => {
+                keys.taken().insert(name.to_owned(), signer);
+                return Ok(line);
             }
+            Err(failure) => return Err(doing(failure)),
         }
     }
     Err(match refused.first() {
@@ -78,21 +107,50 @@ async fn connect_tls(
                 "ask the administrator to add this line to your keys in ftd.toml: {line}"
             ))
         }
-        None => Failure::new(Exit::Auth, format!("log in to {name}: there is no key to log in with")).hint(
-            "make one with: ssh-keygen -t ed25519, or name one with -i FILE, or load it with: ssh-add",
-        ),
+        None => no_key(name),
     })
+}
+
+/// There is nothing to offer: says where was looked, and what was found there instead.
+fn no_key(name: &str) -> Failure {
+    let agent = match agent_socket() {
+        None => "no agent runs (SSH_AUTH_SOCK is not set)".to_owned(),
+        Some(socket) => match agent_keys(&socket) {
+            Ok(_) => "the agent holds no key that ftd can use".to_owned(),
+            Err(error) => error.to_string(),
+        },
+    };
+    let mut text = format!("log in to {name}: there is no key to log in with: {agent}");
+    text += ", and there is no ~/.ssh/id_ed25519 or id_ecdsa";
+    let directory = home().unwrap_or_default().join(".ssh");
+    for (file, kind) in [
+        ("id_rsa", "an RSA key"),
+        ("id_ed25519_sk", "a FIDO (sk-) key"),
+        ("id_ecdsa_sk", "a FIDO (sk-) key"),
+    ] {
+        if is_there(&directory.join(file)) {
+            text += &format!("; ~/.ssh/{file} is {kind}, which TLS has no use for");
+        }
+    }
+    Failure::new(Exit::Auth, text).hint(
+        "make one with: ssh-keygen -t ed25519, or name one with -i FILE, or load it with: ssh-add",
+    )
+}
+
+#[expect(clippy::disallowed_methods, reason = "only for a message")]
+fn is_there(path: &Path) -> bool {
+    path.exists()
 }
 
 /// One connection with one key; a server that is new may need a second to be asked about in between.
 async fn attempt(
-    host: &str,
-    port: u16,
+    address: (&str, u16),
     signer: &Signer,
     trust: &mut Trust,
-) -> Result<Session, Failure> {
+    throttle: &Arc<Throttle>,
+) -> Result<Line, Failure> {
     loop {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port)))
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
             .await
             .map_err(|_| {
                 Failure::new(Exit::Connect, "no answer")
@@ -117,11 +175,11 @@ async fn attempt(
             }
             Ok(Ok(connection)) => {
                 let (reader, writer) = split(connection, STALL);
-                let session = Session::open(reader, writer).await;
-                if session.is_ok() {
+                let line = Line::open(reader, writer, Arc::clone(throttle)).await;
+                if line.is_ok() {
                     trust.remember()?;
                 }
-                return session;
+                return line;
             }
             Ok(Err(error)) => {
                 if let Some(error) = signer.last_error() {
@@ -238,7 +296,7 @@ impl Trust {
                 format!("the server {host} is not known; its key is {shown}"),
             )
             .hint(format!(
-                "if this is what ftd fingerprint prints there, trust it with: --fingerprint {shown}"
+                "if this is what ftd fingerprint prints there, trust it with: ftc --fingerprint {shown} ls {host}:"
             )));
         }
         eprint!(
@@ -294,15 +352,14 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
             source: Source::File(path.clone()),
         }];
     }
-    let mut found = Vec::new();
+    let (mut found, mut trouble) = (Vec::new(), None);
     if let Some(socket) = agent_socket() {
         match agent_keys(&socket) {
             Ok(keys) => found.extend(keys.into_iter().map(|(key, comment)| Candidate {
                 from: format!("agent: {}", crate::types::Escaped(comment.as_bytes())),
                 source: Source::Agent(socket.clone(), key),
             })),
-            Err(error) if settings.global.verbose => eprintln!("ftc: {error}"),
-            Err(_) => {}
+            Err(error) => trouble = Some(error),
         }
     }
     if let Some(home) = home() {
@@ -317,6 +374,9 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
             }
         }
     }
+    if let Some(error) = trouble.filter(|_| found.is_empty() || settings.global.verbose) {
+        tell(format_args!("ftc: {error}"));
+    }
     found
 }
 
@@ -329,6 +389,9 @@ fn agent_socket() -> Option<PathBuf> {
 fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     let fail = |error: KeyError| match error {
         error @ KeyError::File { .. } => Failure::new(Exit::Auth, error.to_string()),
+        error @ KeyError::Unsupported { .. } => Failure::new(Exit::Auth, error.to_string())
+            .doing(path.display())
+            .hint("TLS 1.3 has no use for RSA, DSA and FIDO (sk-) keys as ssh keeps them"),
         error => Failure::new(Exit::Auth, error.to_string()).doing(path.display()),
     };
     let pem = read_key_file(path).map_err(fail)?;
@@ -338,23 +401,26 @@ fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     }
     if let Some(signer) = from_agent(path) {
         if settings.global.verbose {
-            eprintln!("ftc: the agent has {}", path.display());
+            tell(format_args!("ftc: the agent has {}", path.display()));
         }
         return Ok(signer);
     }
-    let prompt = format!("Passphrase of {}: ", path.display());
-    let passphrase = rpassword::prompt_password(prompt).map_err(|_| {
-        Failure::new(
-            Exit::Auth,
-            format!(
-                "{}: the key has a passphrase, and nobody is there to be asked",
-                path.display()
-            ),
-        )
-        .hint(format!("load it with: ssh-add {}", path.display()))
-    })?;
-    let passphrase = zeroize::Zeroizing::new(passphrase);
-    PrivateKey::parse_openssh(&pem, Some(&passphrase)).map(Signer::from_private).map_err(fail)
+    for _ in 0..PASSPHRASES_MAX {
+        let prompt = format!("Passphrase of {}: ", path.display());
+        let passphrase = rpassword::prompt_password(prompt).map_err(|_| {
+            let text = "the key has a passphrase, and nobody is there to be asked";
+            Failure::new(Exit::Auth, text)
+                .doing(path.display())
+                .hint(format!("load it with: ssh-add {}", path.display()))
+        })?;
+        let passphrase = zeroize::Zeroizing::new(passphrase);
+        match PrivateKey::parse_openssh(&pem, Some(&passphrase)) {
+            Err(KeyError::WrongPassphrase) => tell(format_args!("ftc: the passphrase is wrong")),
+            key => return key.map(Signer::from_private).map_err(fail),
+        }
+    }
+    Err(fail(KeyError::WrongPassphrase)
+        .hint(format!("ssh-keygen -y -f {} tells whether you know it", path.display())))
 }
 
 fn from_agent(path: &Path) -> Option<Signer> {

@@ -1,10 +1,14 @@
 //! Exit codes, and failures that say what, why, and what to do next.
 
 use std::fmt;
+use std::io::{self, Write as _};
 
 use crate::transfer::TransferError;
 use crate::types::{ErrorCode, Escaped};
 use crate::wire::WireError;
+
+/// Bytes of a server's text that are shown.
+const ERROR_TEXT_BYTES_MAX: usize = 1024;
 
 /// How `ftc` ends; scripts depend on the numbers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,6 +43,25 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The word in events for what the protocol has no word for.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Other => "FAILED",
+            Self::Usage => "USAGE",
+            Self::Connect => "CONNECTION",
+            Self::Auth => "AUTH",
+            Self::Denied => "DENIED",
+            Self::NotFound => "NOT_FOUND",
+            Self::Exists => "EXISTS",
+            Self::NoSpace => "NO_SPACE",
+            Self::Integrity => "BAD_DIGEST",
+            Self::Partial => "PARTIAL",
+            Self::Interrupted => "INTERRUPTED",
+            Self::Protocol => "PROTOCOL",
+        }
+    }
+
     /// The exit code for a code of the protocol.
     ///
     /// *Source*: `docs/protocol.md`, "Errors".
@@ -71,6 +94,8 @@ impl Exit {
 pub struct Failure {
     /// How the program ends if this is all that happened.
     pub exit: Exit,
+    /// What the server called it, if it was the server's word.
+    pub code: Option<ErrorCode>,
     /// What was being done, to what, and why it failed; one line.
     pub message: String,
     /// What to do next.
@@ -80,7 +105,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without advice.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None }
+        Self { exit, code: None, message: message.into(), hint: None }
     }
 
     /// Adds what to do next.
@@ -97,19 +122,67 @@ impl Failure {
         self
     }
 
+    /// Whether the connection was lost rather than the request refused: the same again may succeed.
+    pub fn is_lost(&self) -> bool {
+        self.exit == Exit::Connect
+    }
+
+    /// The word for it in events: the protocol's, or one for the exit code.
+    pub fn word(&self) -> &'static str {
+        self.code.map_or_else(|| self.exit.word(), ErrorCode::name)
+    }
+
     /// What the server answered; its text is foreign.
     pub fn of_server(code: ErrorCode, text: &str) -> Self {
-        let failure = Self::new(Exit::of(code), format!("{} ({code})", Escaped(text.as_bytes())));
-        match code {
-            ErrorCode::WrongType => failure.hint("to put into a directory end its name with '/'"),
-            ErrorCode::Busy | ErrorCode::Limit | ErrorCode::Shutdown => {
-                failure.hint("try again later")
-            }
-            ErrorCode::UnknownOutcome => failure.hint("look with: ftc stat, then put it again"),
-            ErrorCode::NotFound => failure.hint("see what is there with: ftc ls"),
-            _ => failure,
+        let text = &text.as_bytes()[..text.len().min(ERROR_TEXT_BYTES_MAX)];
+        let mut failure = Self::new(Exit::of(code), format!("{} ({code})", Escaped(text)));
+        failure.code = Some(code);
+        match remedy(code) {
+            Some(remedy) => failure.hint(remedy),
+            None => failure,
         }
     }
+}
+
+/// What to do about what a server answered.
+fn remedy(code: ErrorCode) -> Option<&'static str> {
+    Some(match code {
+        ErrorCode::WrongType => {
+            "look what it is with: ftc stat; into a directory goes what ends with '/'"
+        }
+        ErrorCode::Denied => {
+            "ftc -v says who the server takes you for; rights are the administrator's to give"
+        }
+        ErrorCode::NotFound => "see what is there with: ftc ls",
+        ErrorCode::Exists => {
+            "the name is taken: choose another, or leave --no-clobber away if you may replace it"
+        }
+        ErrorCode::NotEmpty => "remove it and all that is in it with: ftc rm -r",
+        ErrorCode::TooLarge => "the limit is the administrator's: limits.max-file-size in ftd.toml",
+        ErrorCode::NoSpace => "the server's disk is full: tell the administrator",
+        ErrorCode::Quota => "make room with: ftc rm, or ask the administrator for more",
+        ErrorCode::ReadOnly => {
+            "the server's disk takes no changes at the moment: tell the administrator"
+        }
+        ErrorCode::Io => {
+            "the server's disk is at fault, and its log says more: tell the administrator"
+        }
+        ErrorCode::UnknownOutcome => "look with: ftc stat, then do it again",
+        ErrorCode::BadDigest => {
+            "it was changed on its way or in memory: try again, and distrust the machine if it happens again"
+        }
+        ErrorCode::Corrupt => {
+            "the server's disk has lost it: put it again from a good copy, and tell the administrator"
+        }
+        ErrorCode::Busy | ErrorCode::Limit | ErrorCode::Shutdown => "try again later",
+        ErrorCode::Changed => "try again when nobody writes to it",
+        ErrorCode::Timeout => "the network or one of the two sides is too slow: try again",
+        ErrorCode::Protocol => {
+            "one side is newer than the other: ftc --version, and ftd --version there"
+        }
+        ErrorCode::Internal => "a fault of the server's: its log says more",
+        ErrorCode::BadName | ErrorCode::Auth => return None,
+    })
 }
 
 impl From<WireError> for Failure {
@@ -124,16 +197,23 @@ impl From<WireError> for Failure {
 
 impl From<TransferError> for Failure {
     fn from(error: TransferError) -> Self {
-        Self::new(Exit::of(error.code()), error.to_string())
+        let mut failure = Self::new(Exit::of(error.code()), error.to_string());
+        failure.code = Some(error.code());
+        failure
     }
 }
 
 /// Prints a failure on stderr: the message, then the hint on a line of its own.
 pub fn report(failure: &Failure) {
-    eprintln!("ftc: {}", failure.message);
+    tell(format_args!("ftc: {}", failure.message));
     if let Some(hint) = &failure.hint {
-        eprintln!("hint: {hint}");
+        tell(format_args!("hint: {hint}"));
     }
+}
+
+/// Prints a line on stderr. Nobody may be there to read it; that changes nothing about what was done.
+pub fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 #[cfg(test)]

@@ -1,46 +1,89 @@
 //! Floor 4: the client.
+//!
+//! `job.rs` is a run: settings, connections, counts. `engine/` carries many requests on one connection;
+//! `connect.rs` makes it. `gather.rs`, `put.rs` and `get.rs` walk, read and send with bounded memory, and use
+//! `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
+//! that move no content; `remote.rs` turns operands into names. `local/` is the user's own side, and
+//! `report/` all that is told. `shell/` is the prompt.
 
 pub mod cli;
+mod command;
 mod connect;
+mod download;
+mod engine;
 mod exit;
+mod gather;
+mod get;
+mod job;
 mod local;
+mod look;
+mod names;
 mod operand;
-mod progress;
-mod session;
+mod put;
+mod remote;
+mod report;
+mod resume;
 mod settings;
-mod verbs;
+mod shell;
+mod state;
+mod upload;
+mod verify;
 
 pub use exit::Exit;
 
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Cli, Verb};
-use exit::{Failure, report};
+use crate::types::Escaped;
+use cli::{Cli, Copying, Global, Verb};
+use exit::{Failure, tell};
+use job::Job;
+use look::Look;
+use report::{Report, Stream, Style};
 use settings::Settings;
-use verbs::{Copying, Job};
 
+/// What is said of an interrupted run that cannot be resumed.
+const NOTHING: &str = "interrupted; the file at hand was not confirmed";
 /// How long the removal of what was staged may take at the end.
 const LAST_WORKS: Duration = Duration::from_secs(2);
 
 /// Runs `ftc` and gives its exit code; `ftc --help` lists them.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // One thread drives the connections; more only where there are more of them.
+    let threads = cli.verb.copying().map_or(1, |how| usize::from(how.jobs));
+    let mut builder = if threads > 1 {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = match builder.worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            report(&Failure::new(Exit::Other, format!("start: {error}")));
+            exit::report(&Failure::new(Exit::Other, format!("start: {error}")));
             return ExitCode::from(Exit::Other as u8);
         }
     };
+    let is_shell = matches!(cli.verb, Verb::Shell { .. });
+    let resumes = cli.verb.resumes();
     let exit = runtime.block_on(async {
+        if is_shell {
+            return run(cli).await; // Which has its own idea of an interruption.
+        }
         tokio::select! {
             exit = run(cli) => exit,
             () = interrupted() => {
-                eprintln!("ftc: interrupted; nothing of the file at hand is stored");
+                if io::stderr().is_terminal() {
+                    let _ = io::stderr().write_all(b"\r\x1b[K"); // Over what is left of a bar.
+                }
+                let what = if resumes { again() } else { NOTHING.to_owned() };
+                tell(format_args!("ftc: {what}"));
                 Exit::Interrupted
             }
         }
@@ -62,27 +105,113 @@ async fn interrupted() {
 }
 
 async fn run(cli: Cli) -> Exit {
-    let settings = match Settings::load(&cli.global) {
-        Ok(settings) => settings,
+    let job = match Settings::load(&cli.global).and_then(|settings| job(settings, &cli.verb)) {
+        Ok(job) => Arc::new(job),
         Err(failure) => {
-            report(&failure);
+            exit::report(&failure);
             return failure.exit;
         }
     };
-    let mut job = Job::new(settings);
-    let outcome = match cli.verb {
-        Verb::Put { preserve, no_clobber, operands } => {
-            job.put(operands, Copying { preserve, no_clobber }).await
-        }
-        Verb::Get { preserve, no_clobber, operands } => {
-            job.get(operands, Copying { preserve, no_clobber }).await
-        }
-        Verb::Ls { long, operands } => job.ls(operands, long).await,
-        Verb::Stat { operands } => job.stat(operands).await,
-    };
-    if let Err(failure) = outcome {
-        report(&failure);
-        return failure.exit;
+    if let Verb::Shell { batch, host } = cli.verb {
+        return shell::shell(job, host, batch).await;
+    }
+    if let Err(failure) = carry_out(&job, cli.verb).await {
+        job.note(None, Err(failure));
     }
     job.finish().await
+}
+
+/// What a run needs, as its verb wants it told.
+fn job(settings: Settings, verb: &Verb) -> Result<Job, Failure> {
+    let how = verb.copying();
+    let style = style(&settings.global, verb);
+    let report = Report::new(style, how.and_then(|how| how.receipt.as_deref()))?;
+    let rate = how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64());
+    Ok(Job::new(settings, report, rate))
+}
+
+fn style(global: &Global, verb: &Verb) -> Style {
+    let events = match verb {
+        Verb::Get { operands, .. } if operands.last().is_some_and(|last| last == "-") => {
+            Stream::Err
+        }
+        _ => Stream::Out,
+    };
+    let has_events = verb.copying().is_some() || matches!(verb, Verb::Verify { .. });
+    Style {
+        quiet: global.quiet,
+        verbose: global.verbose,
+        events: (global.json && has_events).then_some(events),
+    }
+}
+
+/// The line that goes on where this run was interrupted: the same one.
+fn again() -> String {
+    let words = std::env::args_os().map(|word| {
+        let text = Escaped(word.as_bytes()).to_string();
+        let is_plain = !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_./:@%+=,".contains(&byte));
+        if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    format!("interrupted; this goes on where it stopped:\n  {line}")
+}
+
+impl Verb {
+    /// Whether the same command goes on where it was interrupted.
+    fn resumes(&self) -> bool {
+        match self {
+            Self::Put { how, from_cmd, operands } => {
+                !how.no_resume && from_cmd.is_none() && !operands.iter().any(|word| word == "-")
+            }
+            Self::Get { how, operands, .. } => {
+                !how.no_resume && operands.last().is_none_or(|word| word != "-")
+            }
+            _ => false,
+        }
+    }
+
+    /// How files are copied, if that is what it does.
+    fn copying(&self) -> Option<&Copying> {
+        match self {
+            Self::Put { how, .. } | Self::Get { how, .. } => Some(how),
+            _ => None,
+        }
+    }
+}
+
+/// Does what one verb asks for.
+async fn carry_out(job: &Arc<Job>, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Put { how, from_cmd, operands } => put::put(job, operands, how, from_cmd).await?,
+        Verb::Get { how, spool, operands } => get::get(job, operands, how, spool).await?,
+        Verb::Ls { long, recursive, sha256, operands } => {
+            look::ls(job, operands, Look { long, recursive, sha256 }).await;
+        }
+        Verb::Stat { operands } => look::stat(job, operands).await,
+        Verb::Rm { recursive, dry_run, operands } => {
+            names::rm(job, operands, recursive, dry_run).await;
+        }
+        Verb::Mv { no_clobber, operands } => names::mv(job, operands, no_clobber).await?,
+        Verb::Mkdir { parents, operands } => names::mkdir(job, operands, parents).await,
+        Verb::Verify { recursive, reread, local, remote } => {
+            verify::verify(job, local, &remote, recursive, reread).await?;
+        }
+        Verb::Shell { .. } => {} // Not inside itself.
+    }
+    Ok(())
+}
+
+/// Prints data. A reader that has gone, like `head`, is no failure and ends the program quietly.
+fn print(text: &str) {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            exit::report(&Failure::new(Exit::Other, format!("write to standard output: {error}")));
+            std::process::exit(i32::from(Exit::Other as u8));
+        }
+    }
 }

@@ -140,12 +140,6 @@ impl Remote {
         let directory = if self.path == b"./" { b"" } else { self.path.as_slice() };
         checked(&[directory, name].concat())
     }
-
-    /// The last component: what a file from there is called here.
-    pub fn name(&self) -> &[u8] {
-        let path = self.path.strip_suffix(b"/").unwrap_or(&self.path);
-        path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
-    }
 }
 
 fn checked(path: &[u8]) -> Result<RelPath, Failure> {
@@ -223,6 +217,5 @@ mod tests {
                 "{path}"
             );
         }
-        assert_eq!(Remote { server: None, path: b"a/b/".to_vec() }.name(), b"b");
     }
 }

@@ -1,5 +1,6 @@
 //! Where the client finds what the command line does not say: its own file, and the usual places.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -18,6 +19,9 @@ struct File {
     server: Option<String>,
     identity: Option<PathBuf>,
     known_hosts: Option<PathBuf>,
+    /// Names of the user's own for servers.
+    #[serde(default)]
+    servers: BTreeMap<String, String>,
 }
 
 /// What is in force for this run.
@@ -26,11 +30,13 @@ pub struct Settings {
     /// The options of the command line and their variables.
     pub global: Global,
     /// The default server, if any is named.
-    server: Option<String>,
+    pub server: Option<String>,
     /// The private key to log in with, if one is named.
     pub identity: Option<PathBuf>,
     /// The file of servers that are trusted.
     pub known_hosts: PathBuf,
+    /// Names of the user's own for servers.
+    pub servers: BTreeMap<String, String>,
 }
 
 impl Settings {
@@ -65,6 +71,7 @@ impl Settings {
             server: global.server.clone().or(file.server),
             identity: global.identity.clone().or(file.identity),
             known_hosts,
+            servers: file.servers,
         })
     }
 
@@ -74,15 +81,28 @@ impl Settings {
     /// It means the default one, and there is none.
     pub fn server_of(&self, remote: &Remote) -> Result<Server, Failure> {
         if let Some(server) = &remote.server {
-            return Ok(server.clone());
+            return self.named(server.clone());
         }
         match &self.server {
-            Some(server) => Server::parse(server, self.global.port),
+            Some(server) => self.named(Server::parse(server, self.global.port)?),
             None if is_there(Path::new(LOCAL_SOCKET)) => Ok(Server::Unix(LOCAL_SOCKET.into())),
             None => Err(Failure::new(Exit::Usage, "no server is named, and none runs on this machine").hint(
                 "name one as HOST:PATH, with --server HOST, in FTC_SERVER, or as server = \"HOST\" in \
                  ~/.config/ftc/config.toml",
             )),
+        }
+    }
+}
+
+impl Settings {
+    /// The server that the user calls so, if it is one of his own names.
+    fn named(&self, server: Server) -> Result<Server, Failure> {
+        match &server {
+            Server::Tcp { host, port } => match self.servers.get(host) {
+                Some(address) => Server::parse(address, *port),
+                None => Ok(server),
+            },
+            Server::Unix(_) => Ok(server),
         }
     }
 }
@@ -96,6 +116,22 @@ fn configuration_directory() -> Option<PathBuf> {
     let named =
         std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     named.or_else(|| home().map(|home| home.join(".config"))).map(|directory| directory.join("ftc"))
+}
+
+/// Where the client keeps what is not configuration: history, and how far transfers got.
+pub fn state_directory() -> Option<PathBuf> {
+    let named =
+        std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| home().map(|home| home.join(".local/state"))).map(|state| state.join("ftc"))
+}
+
+/// Makes the directory of a file of the client's own, for the user alone.
+pub fn make_private(file: &Path) {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(directory) = file.parent() {
+        // If it cannot be made, the file cannot be written, and that is told.
+        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the user's own configuration")]

@@ -1,5 +1,8 @@
 //! From what the file says to what it may say: every rule, and the sentence for whoever breaks it.
 
+mod keys;
+mod limits;
+mod paths;
 mod quota;
 mod users;
 
@@ -12,10 +15,8 @@ use crate::types::{Durability, PublicKey};
 
 use super::error::{ConfigErrors, Problems, shown};
 use super::quantity::{Misread, Quantity};
-use super::raw::{RawFile, RawLimits, Value};
-use super::settings::{
-    Bound, LISTEN_MAX, Limits, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX,
-};
+use super::raw::{RawFile, RawIncluded, Value};
+use super::settings::{Bound, LISTEN_MAX, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX};
 
 /// Bytes in a file, at most: some twenty thousand users. Whoever reads one stops there.
 pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -29,21 +30,34 @@ pub struct Resolvers<'a> {
     pub key: &'a dyn Fn(&str) -> Result<PublicKey, String>,
     /// Finds the uid of a local account, given by name or as a decimal uid; the error likewise.
     pub account: &'a dyn Fn(&str) -> Result<u32, String>,
+    /// Reads the text of a file with keys; the error likewise.
+    pub keys_file: &'a dyn Fn(&Path) -> Result<String, String>,
 }
 
-/// Reads a whole configuration; `file` is only what messages call it.
+/// A file and its text.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// What messages call the file.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Reads a whole configuration: the file itself, and those of its include directory, in which only
+/// users stand.
 ///
 /// # Errors
-/// Everything that is wrong, by line. A text that is not TOML is judged as TOML alone.
+/// Everything that is wrong, by file and line. A text that is not TOML is judged as TOML alone.
 ///
 /// # Example
 ///
 /// ```
-/// use ftd::config::{Resolvers, parse};
+/// use ftd::config::{Resolvers, Text, parse};
 ///
 /// let resolvers = Resolvers {
 ///     key: &|_line| Err("no key is known here".to_owned()),
 ///     account: &|name| name.parse().map_err(|_| "there is no such account".to_owned()),
+///     keys_file: &|_path| Err("no file is read here".to_owned()),
 /// };
 /// let text = r#"
 ///     root = "/srv/ftd"
@@ -53,28 +67,49 @@ pub struct Resolvers<'a> {
 ///     unix = ["1000"]
 ///     allow = ["get", "lst"]
 /// "#;
-/// let told = parse("/etc/ftd.toml", text, &resolvers).map_err(|errors| errors.to_string());
+/// let file = Text { name: "/etc/ftd.toml".to_owned(), text: text.to_owned() };
+/// let told = parse(&file, &[], &resolvers).map_err(|errors| errors.to_string());
 /// assert!(told.is_err_and(|told| told.starts_with("/etc/ftd.toml:7: user.alice.allow[2]: unknown")));
 /// ```
-pub fn parse(file: &str, text: &str, resolvers: &Resolvers<'_>) -> Result<Settings, ConfigErrors> {
-    let mut problems = Problems::new(file, text);
-    if text.len() > FILE_BYTES_MAX {
-        let message = format!(
-            "the file has {} bytes, at most {} are possible",
-            text.len(),
-            (FILE_BYTES_MAX as u64).show()
-        );
-        problems.add(0, "", message);
-        return Err(problems.into_errors());
-    }
-    let (table, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
+pub fn parse(
+    main: &Text,
+    included: &[Text],
+    resolvers: &Resolvers<'_>,
+) -> Result<Settings, ConfigErrors> {
+    let mut problems = Problems::default();
+    let mut tables = Vec::with_capacity(1 + included.len());
+    for Text { name, text } in std::iter::once(main).chain(included) {
+        problems.enter(name, text);
+        if text.len() > FILE_BYTES_MAX {
+            let message = format!(
+                "the file has {} bytes, at most {} are possible",
+                text.len(),
+                (FILE_BYTES_MAX as u64).show()
+            );
+            problems.add(0, "", message);
+            continue;
+        }
+        let (table, errors) = DeTable::parse_recoverable(text);
         syntax(text, errors, &mut problems);
+        tables.push(table);
+    }
+    if !problems.is_empty() {
         return Err(problems.into_errors());
     }
+    let Some((table, included)) = tables.split_first() else {
+        return Err(problems.into_errors()); // There always is the file itself.
+    };
+    problems.leave(0);
     let raw = RawFile::read("", table.get_ref(), &mut problems);
-    let mut check = Check { problems, resolvers, text };
-    let settings = check.file(&raw);
+    let mut users = vec![(0, raw.user)];
+    for (index, table) in included.iter().enumerate() {
+        problems.leave(index + 1);
+        let raw = RawIncluded::read("", table.get_ref(), &mut problems);
+        users.push((index + 1, raw.user));
+    }
+    problems.leave(0);
+    let mut check = Check { problems, resolvers, text: &main.text, root: None };
+    let settings = check.file(&raw, &users);
     match settings {
         Some(settings) if check.problems.is_empty() => Ok(settings),
         _ => Err(check.problems.into_errors()),
@@ -82,7 +117,7 @@ pub fn parse(file: &str, text: &str, resolvers: &Resolvers<'_>) -> Result<Settin
 }
 
 /// Turns the parser's errors into ours: one per line, as those after the first are mostly its echo.
-fn syntax(text: &str, mut errors: Vec<TomlError>, problems: &mut Problems<'_>) {
+fn syntax(text: &str, mut errors: Vec<TomlError>, problems: &mut Problems) {
     let end = text.trim_end().len(); // What is missing at the end is missing in its last line.
     let at = |error: &TomlError| error.span().map_or(0, |span| span.start.min(end));
     errors.sort_by_key(at);
@@ -132,15 +167,23 @@ fn key_at(text: &str, at: usize) -> Option<String> {
 
 /// A file under examination.
 struct Check<'a> {
-    problems: Problems<'a>,
+    problems: Problems,
     resolvers: &'a Resolvers<'a>,
+    /// Of the file itself.
     text: &'a str,
+    /// Once it is known.
+    root: Option<PathBuf>,
 }
 
 /// Each method records what it finds and gives `None` only if it recorded something.
 impl Check<'_> {
-    fn file(&mut self, raw: &RawFile<'_, '_>) -> Option<Settings> {
+    fn file(
+        &mut self,
+        raw: &RawFile<'_, '_>,
+        users: &[(usize, Option<&Value<'_>>)],
+    ) -> Option<Settings> {
         let root = self.root(raw.root);
+        self.root.clone_from(&root);
         let host_key = match raw.host_key {
             None => Some(PathBuf::from(Settings::HOST_KEY_DEFAULT)),
             Some(value) => self.host_key(value),
@@ -163,7 +206,7 @@ impl Check<'_> {
         let umask = raw.umask.map_or(Some(Settings::UMASK_DEFAULT), |value| self.umask(value));
         let reserve = self.reserve(raw.reserve);
         let limits = self.limits(raw.limits);
-        let users = self.users(raw.user);
+        let users = self.users(users);
         Some(Settings {
             root: root?,
             listen: listen?,
@@ -228,11 +271,17 @@ impl Check<'_> {
         found
     }
 
-    fn quantity<T: Quantity>(&mut self, value: Option<&Value<'_>>, bound: &Bound<T>) -> Option<T> {
+    /// A quantity within its bounds, which may be left out.
+    fn quantity<T: Quantity>(
+        &mut self,
+        section: &str,
+        value: Option<&Value<'_>>,
+        bound: &Bound<T>,
+    ) -> Option<T> {
         let Some(value) = value else {
             return Some(bound.default);
         };
-        let key = format!("limits.{}", bound.key);
+        let key = format!("{section}.{}", bound.key);
         match T::read(value.get_ref()) {
             Ok(quantity) if quantity >= bound.min && quantity <= bound.max => Some(quantity),
             Ok(_) | Err(Misread::Range) => {
@@ -401,61 +450,6 @@ impl Check<'_> {
                 self.must_be("umask", value, what);
                 None
             }
-        }
-    }
-
-    fn limits(&mut self, value: Option<&Value<'_>>) -> Option<Limits> {
-        let raw = match value.map(|value| (value, value.get_ref().as_table())) {
-            None => RawLimits::default(),
-            Some((_, Some(table))) => RawLimits::read("limits.", table, &mut self.problems),
-            Some((value, None)) => {
-                self.must_be("limits", value, "a section headed [limits]");
-                return None;
-            }
-        };
-        let connections = self.quantity(raw.connections, &Limits::CONNECTIONS);
-        // Each is looked at before any `?` leaves, so that all problems are told at once.
-        let per_user = self.connections_per_user(&raw, connections);
-        let requests = self.quantity(raw.requests_per_connection, &Limits::REQUESTS_PER_CONNECTION);
-        let max_file_size = self.quantity(raw.max_file_size, &Limits::MAX_FILE_SIZE);
-        let buffer_memory = self.quantity(raw.buffer_memory, &Limits::BUFFER_MEMORY);
-        let file_workers = self.quantity(raw.file_workers, &Limits::FILE_WORKERS);
-        let handshake = self.quantity(raw.handshake_timeout, &Limits::HANDSHAKE_TIMEOUT);
-        let idle = self.quantity(raw.idle_timeout, &Limits::IDLE_TIMEOUT);
-        let stall = self.quantity(raw.stall_timeout, &Limits::STALL_TIMEOUT);
-        let resume_expiry = self.quantity(raw.resume_expiry, &Limits::RESUME_EXPIRY);
-        let drain = self.quantity(raw.drain_timeout, &Limits::DRAIN_TIMEOUT);
-        Some(Limits {
-            max_file_size: max_file_size?,
-            connections: connections?,
-            connections_per_user: per_user?,
-            requests_per_connection: requests?,
-            buffer_memory: buffer_memory?,
-            file_workers: file_workers?,
-            handshake_timeout: handshake?,
-            idle_timeout: idle?,
-            stall_timeout: stall?,
-            resume_expiry: resume_expiry?,
-            drain_timeout: drain?,
-        })
-    }
-
-    /// More connections for one user than for all is a slip; the default adapts instead.
-    fn connections_per_user(
-        &mut self,
-        raw: &RawLimits<'_, '_>,
-        connections: Option<usize>,
-    ) -> Option<usize> {
-        let bound = &Limits::CONNECTIONS_PER_USER;
-        let per_user = self.quantity(raw.connections_per_user, bound)?;
-        match (raw.connections_per_user, connections) {
-            (Some(value), Some(all)) if per_user > all => {
-                let what = format!("at most limits.connections, which is {all}");
-                self.must_be("limits.connections-per-user", value, &what);
-                None
-            }
-            (None, Some(all)) => Some(per_user.min(all)),
-            _ => Some(per_user),
         }
     }
 }

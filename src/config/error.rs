@@ -30,7 +30,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Everything that is wrong in a file, in the order of its lines; one line of text each.
+/// Everything that is wrong, file by file and in the order of lines; one line of text each.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConfigErrors {
     errors: Vec<ConfigError>,
@@ -69,48 +69,97 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// The problems met so far, by their place in the text.
-pub(super) struct Problems<'a> {
-    file: &'a str,
-    text: &'a str,
-    line_starts: Vec<usize>,
-    found: Vec<(usize, String, String)>,
+/// The problems met so far, by their place in the texts.
+#[derive(Default)]
+pub(super) struct Problems {
+    /// The files in the order in which they were met.
+    files: Vec<File>,
+    /// The one that is being read.
+    current: usize,
+    found: Vec<(Place, String, String)>,
 }
 
-impl<'a> Problems<'a> {
-    pub fn new(file: &'a str, text: &'a str) -> Self {
+struct File {
+    name: String,
+    text: String,
+    line_starts: Vec<usize>,
+}
+
+/// A byte of one of the files.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Place {
+    file: usize,
+    at: usize,
+}
+
+impl Place {
+    /// Which file it is in.
+    pub fn file(self) -> usize {
+        self.file
+    }
+}
+
+impl Problems {
+    /// Goes on in another file, and gives which one it was before.
+    pub fn enter(&mut self, name: &str, text: &str) -> usize {
         let line_starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
-        Self { file, text, line_starts, found: Vec::new() }
+        self.files.push(File { name: name.to_owned(), text: text.to_owned(), line_starts });
+        std::mem::replace(&mut self.current, self.files.len() - 1)
+    }
+
+    /// Goes back to the file that [`Problems::enter`] gave.
+    pub fn leave(&mut self, before: usize) {
+        self.current = before;
+    }
+
+    /// A byte of the file that is being read.
+    pub fn place(&self, at: usize) -> Place {
+        Place { file: self.current, at }
     }
 
     pub fn add(&mut self, at: usize, key: impl Into<String>, message: impl Into<String>) {
-        self.found.push((at, key.into(), message.into()));
+        self.found.push((self.place(at), key.into(), message.into()));
     }
 
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// The line, from 1, of a byte of the text.
+    /// The line, from 1, of a byte of the file that is being read.
     pub fn line(&self, at: usize) -> usize {
-        1 + self.line_starts.partition_point(|start| *start <= at)
+        self.line_of(self.place(at))
     }
 
-    /// A piece of the file as it is spelled there, fit for a message.
+    fn line_of(&self, place: Place) -> usize {
+        let starts = self.files.get(place.file).map_or(&[][..], |file| &file.line_starts);
+        1 + starts.partition_point(|start| *start <= place.at)
+    }
+
+    /// Where something stands, as seen from the file that is being read.
+    pub fn describe(&self, place: Place) -> String {
+        let line = self.line_of(place);
+        match self.files.get(place.file) {
+            Some(file) if place.file != self.current => format!("{}:{line}", file.name),
+            _ => format!("line {line}"),
+        }
+    }
+
+    /// A piece of the file that is being read, as it is spelled there, fit for a message.
     pub fn source(&self, span: std::ops::Range<usize>) -> String {
-        shown(self.text.get(span).unwrap_or_default())
+        let text = self.files.get(self.current).map_or("", |file| file.text.as_str());
+        shown(text.get(span).unwrap_or_default())
     }
 
     pub fn into_errors(mut self) -> ConfigErrors {
-        self.found.sort_by_key(|(at, ..)| *at);
+        self.found.sort_by_key(|(place, ..)| *place);
         let omitted = self.found.len().saturating_sub(ConfigErrors::SHOWN_MAX);
         let found = std::mem::take(&mut self.found);
         let errors = found
             .into_iter()
             .take(ConfigErrors::SHOWN_MAX)
-            .map(|(at, key, message)| ConfigError {
-                file: self.file.to_owned(),
-                line: self.line(at),
+            .map(|(place, key, message)| ConfigError {
+                file: self.files.get(place.file).map_or_else(String::new, |file| file.name.clone()),
+                line: self.line_of(place),
                 key,
                 message,
             })

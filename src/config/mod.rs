@@ -6,6 +6,8 @@
 //! administrator mends a file in one round; a key that is not known is refused, because a
 //! restriction that is silently ignored is a hole.
 
+mod admission;
+mod authorized_keys;
 mod check;
 mod error;
 mod print;
@@ -16,9 +18,10 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use check::{FILE_BYTES_MAX, Resolvers, parse};
+pub use admission::{Admission, Barred};
+pub use check::{FILE_BYTES_MAX, Resolvers, Text, parse};
 pub use error::{ConfigError, ConfigErrors};
 pub use settings::{
-    Bound, LISTEN_MAX, Limits, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX, User,
+    Bound, Key, LISTEN_MAX, Limits, Listen, SandboxMode, Settings, UNIX_PATH_BYTES_MAX, User,
     restart_needed,
 };

@@ -24,7 +24,7 @@ macro_rules! section {
 
             /// Sorts the values of `table` by key; a key that is not known is a problem.
             /// `place` is what stands before the key in messages: empty, or with its final dot.
-            pub fn read(place: &str, table: &'t DeTable<'i>, problems: &mut Problems<'_>) -> Self {
+            pub fn read(place: &str, table: &'t DeTable<'i>, problems: &mut Problems) -> Self {
                 let mut section = Self::default();
                 for (key, value) in table {
                     match key.get_ref().as_ref() {
@@ -63,6 +63,11 @@ section! {
         max_file_size = "max-file-size",
         connections = "connections",
         connections_per_user = "connections-per-user",
+        connections_per_source = "connections-per-source",
+        strangers = "strangers",
+        strangers_per_source = "strangers-per-source",
+        penalties = "penalties",
+        penalty_exempt = "penalty-exempt",
         requests_per_connection = "requests-per-connection",
         buffer_memory = "buffer-memory",
         file_workers = "file-workers",
@@ -79,17 +84,55 @@ section! {
     RawUser {
         name = "name",
         keys = "keys",
+        keys_file = "keys-file",
         unix = "unix",
+        from = "from",
+        expires = "expires",
+        enabled = "enabled",
         home = "home",
         allow = "allow",
+        retain = "retain",
+        bandwidth = "bandwidth",
         quota = "quota",
         quota_files = "quota-files",
         max_file_size = "max-file-size",
+        key = "key",
+        path = "path",
+    }
+}
+
+section! {
+    /// One `[[user.key]]`.
+    RawKey {
+        line = "line",
+        from = "from",
+        expires = "expires",
+        enabled = "enabled",
+    }
+}
+
+section! {
+    /// What stands before the first section of a file in the include directory.
+    RawIncluded {
+        user = "user",
+    }
+}
+
+section! {
+    /// One `[[user.path]]`.
+    RawPath {
+        pattern = "match",
+        allow = "allow",
+        retain = "retain",
     }
 }
 
 /// What to say about a key that is not one of `known`.
 fn unknown_key(key: &str, known: &[&str]) -> String {
+    if known == RawIncluded::KEYS {
+        return "unknown key; in the include directory a file has [[user]] sections only"
+            .to_owned();
+    }
     let possible = known.join(", ");
     if let Some(near) = closest(key, known) {
         return format!("unknown key; did you mean `{near}`? possible here are {possible}");
@@ -98,6 +141,8 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
         (RawFile::KEYS, "stands before the first [section] of the file"),
         (RawLimits::KEYS, "belongs in [limits]"),
         (RawUser::KEYS, "belongs in a [[user]]"),
+        (RawKey::KEYS, "belongs in a [[user.key]]"),
+        (RawPath::KEYS, "belongs in a [[user.path]]"),
     ];
     match elsewhere.iter().find(|(keys, _)| keys.contains(&key)) {
         Some((_, place)) => format!("unknown key here; it {place}; possible here are {possible}"),

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::admission::Admission;
 use crate::types::{Durability, Principal, PublicKey, Quota, Reserve};
 
 /// Places to listen at, at most.
@@ -105,6 +108,16 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one user; at most `connections`.
     pub connections_per_user: usize,
+    /// Connections from one address; at most `connections`.
+    pub connections_per_source: usize,
+    /// Connections that have not yet proved who they are.
+    pub strangers: usize,
+    /// The same from one address; at most `strangers`.
+    pub strangers_per_source: usize,
+    /// Whether addresses that fail again and again are kept out for a while.
+    pub penalties: bool,
+    /// Networks that never are.
+    pub penalty_exempt: Vec<IpNet>,
     /// Requests of one connection whose answer is outstanding.
     pub requests_per_connection: usize,
     /// Bytes of memory for file data in flight, all connections together.
@@ -140,6 +153,15 @@ impl Limits {
     /// Connections of one user: the default is `connections`, where that is lower.
     pub const CONNECTIONS_PER_USER: Bound<usize> =
         Bound { key: "connections-per-user", default: 64, min: 1, max: 65_536 };
+    /// Connections from one address: the default is `connections`, where that is lower.
+    pub const CONNECTIONS_PER_SOURCE: Bound<usize> =
+        Bound { key: "connections-per-source", default: 256, min: 1, max: 65_536 };
+    /// Strangers: each costs a descriptor and some memory, and when all places are taken the
+    /// greediest source is looked for among them.
+    pub const STRANGERS: Bound<usize> = Bound { key: "strangers", default: 256, min: 1, max: 4096 };
+    /// Strangers from one address: the default is `strangers`, where that is lower.
+    pub const STRANGERS_PER_SOURCE: Bound<usize> =
+        Bound { key: "strangers-per-source", default: 16, min: 1, max: 4096 };
     /// Outstanding requests: each costs an entry in a table and an answer in a queue.
     pub const REQUESTS_PER_CONNECTION: Bound<usize> =
         Bound { key: "requests-per-connection", default: 256, min: 1, max: 4096 };
@@ -170,6 +192,17 @@ impl Limits {
         Bound { key: "drain-timeout", default: secs(60), min: secs(0), max: secs(3_600) };
 }
 
+/// How long what is stored is kept from a user's own hands.
+pub const RETAIN: Bound<Duration> =
+    Bound { key: "retain", default: secs(0), min: secs(0), max: secs(100 * 366 * 86_400) };
+
+/// Bytes in a second of one user; without one there is no limit. Slower than the minimum a transfer
+/// would look stalled to its peer.
+pub const BANDWIDTH: Bound<u64> = Bound { key: "bandwidth", default: TIB, min: 64 * KIB, max: TIB };
+
+/// Rules for paths that one user can have: each request looks at all of them.
+pub const PATHS_MAX: usize = 256;
+
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
@@ -180,6 +213,11 @@ impl Default for Limits {
             max_file_size: Self::MAX_FILE_SIZE.default,
             connections: Self::CONNECTIONS.default,
             connections_per_user: Self::CONNECTIONS_PER_USER.default,
+            connections_per_source: Self::CONNECTIONS_PER_SOURCE.default,
+            strangers: Self::STRANGERS.default,
+            strangers_per_source: Self::STRANGERS_PER_SOURCE.default,
+            penalties: true,
+            penalty_exempt: Vec::new(),
             requests_per_connection: Self::REQUESTS_PER_CONNECTION.default,
             buffer_memory: Self::BUFFER_MEMORY.default,
             file_workers: Self::FILE_WORKERS.default,
@@ -197,14 +235,27 @@ impl Default for Limits {
 pub struct User {
     /// Name, home and rights.
     pub principal: Principal,
+    /// From where, until when and whether the user may come in, by whatever proof.
+    pub admission: Admission,
     /// Keys of which each lets the user in.
-    pub keys: Vec<PublicKey>,
+    pub keys: Vec<Key>,
+    /// Bytes in a second, both directions and all connections together; `None` is no limit.
+    pub bandwidth: Option<u64>,
     /// Local accounts that are this user on the Unix socket.
     pub uids: Vec<u32>,
     /// What may lie below the home, whoever stored it.
     pub quota: Quota,
     /// Bytes in one file of this user; at most `limits.max_file_size` counts.
     pub max_file_size: Option<u64>,
+}
+
+/// A key, and the conditions under which it lets its user in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    /// The key itself.
+    pub public: PublicKey,
+    /// Its own conditions; the user's hold as well.
+    pub admission: Admission,
 }
 
 /// The keys whose change only a restart can take, in the order of the file; empty if a reload does.
@@ -223,10 +274,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("sandbox", old.sandbox != new.sandbox),
         ("umask", old.umask != new.umask),
         ("limits.connections", old_limits.connections != new_limits.connections),
-        (
-            "limits.connections-per-user",
-            old_limits.connections_per_user != new_limits.connections_per_user,
-        ),
+        ("limits.strangers", old_limits.strangers != new_limits.strangers),
         ("limits.buffer-memory", old_limits.buffer_memory != new_limits.buffer_memory),
         ("limits.file-workers", old_limits.file_workers != new_limits.file_workers),
     ]

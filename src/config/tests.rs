@@ -1,14 +1,16 @@
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::types::{
-    Durability, KeyAlgorithm, Principal, PublicKey, Quota, RelPath, Reserve, Right, Rights,
+    Durability, KeyAlgorithm, Pattern, Principal, PublicKey, Quota, RelPath, Reserve, Right,
+    Rights, Rule,
 };
 
-use super::raw::{RawFile, RawLimits, RawUser};
+use super::raw::{RawFile, RawKey, RawLimits, RawPath, RawUser};
+use super::settings::{BANDWIDTH, PATHS_MAX, RETAIN};
 use super::*;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -22,7 +24,7 @@ const ALICE: &str = "[[user]]\nname = \"alice\"\nkeys = [\"k1\"]\nallow = [\"get
 /// Stands in for `identity`: a key line is any text but `bad`, and its first word is the key.
 fn key(line: &str) -> Result<PublicKey, String> {
     match line.split(' ').next() {
-        Some("bad") => Err("this is no key\nat all".to_owned()),
+        Some("bad" | "ssh-bad") => Err("this is no key\nat all".to_owned()),
         word => Ok(PublicKey {
             algorithm: KeyAlgorithm::Ed25519,
             point: if word == Some("ssh-ed25519") { line } else { word.unwrap_or_default() }.into(),
@@ -44,7 +46,28 @@ fn account(name: &str) -> Result<u32, String> {
 }
 
 fn read(text: &str) -> Result<Settings, ConfigErrors> {
-    parse("ftd.toml", text, &Resolvers { key: &key, account: &account })
+    read_with(text, &[])
+}
+
+fn read_with(text: &str, included: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
+    let named =
+        |(name, text): &(&str, &str)| Text { name: (*name).to_owned(), text: (*text).to_owned() };
+    let included: Vec<_> = included.iter().map(named).collect();
+    let resolvers = Resolvers { key: &key, account: &account, keys_file: &keys_file };
+    parse(&named(&("ftd.toml", text)), &included, &resolvers)
+}
+
+/// Files with keys, by their names.
+fn keys_file(path: &Path) -> Result<String, String> {
+    match path.to_str() {
+        Some("/etc/ftd.keys/alice") => Ok(String::new()),
+        Some("/keys/good") => Ok("# ours\nssh-k7\n\nfrom=\"::1\" ssh-k8 x\n".to_owned()),
+        Some("/keys/bad") => {
+            Ok("ssh-k7\nno-pty ssh-k8\nssh-bad\n\nssh-k1 again\nexpiry-time=\"soon\" ssh-k9"
+                .to_owned())
+        }
+        _ => Err(format!("read {}: no such file", path.display())),
+    }
 }
 
 fn told(text: &str) -> String {
@@ -60,15 +83,21 @@ fn user(name: &str, home: Option<&str>, key: Option<&str>, uids: &[u32]) -> User
             name: name.to_owned(),
             home: home.and_then(|home| RelPath::parse(home.as_bytes()).ok()),
             rights: Rights::from_iter([Right::Get]),
+            retain: Duration::ZERO,
+            rules: Vec::new(),
         },
-        keys: key
-            .map(|key| PublicKey { algorithm: KeyAlgorithm::Ed25519, point: key.into() })
-            .into_iter()
-            .collect(),
+        keys: key.map(|key| open_key(key, Admission::default())).into_iter().collect(),
+        admission: Admission::default(),
+        bandwidth: None,
         uids: uids.to_vec(),
         quota: Quota::default(),
         max_file_size: None,
     }
+}
+
+fn open_key(key: &str, admission: Admission) -> Key {
+    let public = PublicKey { algorithm: KeyAlgorithm::Ed25519, point: key.into() };
+    Key { public, admission }
 }
 
 fn smallest() -> Settings {
@@ -104,6 +133,9 @@ reserve = "5 %"
 [limits]
 max-file-size = "10GB"
 connections = 10
+strangers = 5
+penalties = false
+penalty-exempt = ["10.0.0.0/8"]
 requests-per-connection = 1
 buffer-memory = 8388608
 file-workers = 256
@@ -141,6 +173,11 @@ max-file-size = 4096
             max_file_size: 10_000_000_000,
             connections: 10,
             connections_per_user: 10, // The default follows where fewer are allowed in all.
+            connections_per_source: 10,
+            strangers: 5,
+            strangers_per_source: 5,
+            penalties: false,
+            penalty_exempt: vec!["10.0.0.0/8".parse()?],
             requests_per_connection: 1,
             buffer_memory: 8 << 20,
             file_workers: 256,
@@ -181,10 +218,12 @@ const TOP: &str =
 const RESERVE: &str =
     "a part of the file system such as \"5%\" (at most 99%), or a size such as \"10GiB\"";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
+        connections-per-source, strangers, strangers-per-source, penalties, penalty-exempt, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
         stall-timeout, resume-expiry, drain-timeout";
-const IN_USER: &str = "possible here are name, keys, unix, home, allow, quota, quota-files, \
-        max-file-size";
+const IN_USER: &str = "possible here are name, keys, keys-file, unix, from, expires, enabled, home, allow, retain, bandwidth, quota, quota-files, max-file-size, key, path";
+const IN_KEY: &str = "possible here are line, from, expires, enabled";
+const IN_PATH: &str = "possible here are match, allow, retain";
 const RIGHTS: &str = "get, list, create, replace, remove, rename, mkdir";
 const NAME: &str = "1 to 64 lower-case letters, digits, dots, dashes or underscores, starting \
         with a letter or digit";
@@ -288,6 +327,10 @@ fn mistakes_in_a_value_are_told_by_line_and_key() {
         ("limits.connections = 0x1_0001", "limits.connections: must be between 1 and 65536, not 0x1_0001".to_owned()),
         ("limits.connections = 99999999999999999999", "limits.connections: must be between 1 and 65536, not 99999999999999999999".to_owned()),
         ("limits.connections-per-user = 1025", "limits.connections-per-user: must be at most limits.connections, which is 1024, not 1025".to_owned()),
+        ("limits.connections-per-source = 1025", "limits.connections-per-source: must be at most limits.connections, which is 1024, not 1025".to_owned()),
+        ("limits.strangers-per-source = 257", "limits.strangers-per-source: must be at most limits.strangers, which is 256, not 257".to_owned()),
+        ("limits.penalties = \"no\"", "limits.penalties: must be true or false, not \"no\"".to_owned()),
+        ("limits.penalty-exempt = [\"all\"]", "limits.penalty-exempt[1]: must be an address or a network such as \"10.0.0.0/8\", without bits beyond the prefix, not \"all\"".to_owned()),
         ("limits.max-file-size = \"big\"", "limits.max-file-size: must be a size such as \"64MiB\", or a number of bytes, not \"big\"".to_owned()),
         ("limits.max-file-size = \"8EiB\"", "limits.max-file-size: must be between 1 and 8EiB less one byte, not \"8EiB\"".to_owned()),
         ("limits.max-file-size = \"-1GiB\"", "limits.max-file-size: must be between 1 and 8EiB less one byte, not \"-1GiB\"".to_owned()),
@@ -403,20 +446,153 @@ fn mistakes_in_a_user_are_told_by_line_and_key() {
             "13: user.bob.max-file-size: must be between 1 and 8EiB less one byte, not 0".to_owned(),
         ]),
         // What a later version may know: ignoring a restriction would be a hole.
-        ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\nretain = \"1d\"\nfrom = []\nexpires = 1979-05-27\nkeys-file = \"/k\"\n[[user.path]]\nmatch = \"inbox\"", vec![
-            format!("11: user.bob.retain: unknown key; {IN_USER}"),
-            format!("12: user.bob.from: unknown key; {IN_USER}"),
-            format!("13: user.bob.expires: unknown key; {IN_USER}"),
-            format!("14: user.bob.keys-file: unknown key; {IN_USER}"),
-            format!("15: user.bob.path: unknown key; {IN_USER}"),
+        ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\ngroup = \"staff\"\nfrom = []\nexpires = \"soon\"\nbandwidth = \"63KiB\"\nenabled = 1", vec![
+            format!("11: user.bob.group: unknown key; {IN_USER}"),
+            "12: user.bob.from: is empty, so that nobody could come in; leave it out for everywhere".to_owned(),
+            "13: user.bob.expires: must be a date such as 2027-01-31, a time such as 2027-01-31T18:00:00+01:00, or \"never\", not \"soon\"".to_owned(),
+            "14: user.bob.bandwidth: must be between 64KiB and 1TiB, not \"63KiB\"".to_owned(),
+            "15: user.bob.enabled: must be true or false, not 1".to_owned(),
         ]),
-        ("name = \"bob\"\nkey = [\"k2\"]\nunix = [\"bob\"]\nallow = [\"get\"]\nroot = \"/\"", vec![
-            format!("9: user.bob.key: unknown key; did you mean `keys`? {IN_USER}"),
+        ("name = \"bob\"\nkeyz = [\"k2\"]\nunix = [\"bob\"]\nallow = [\"get\"]\nroot = \"/\"", vec![
+            format!("9: user.bob.keyz: unknown key; did you mean `key`? {IN_USER}"),
             format!("12: user.bob.root: unknown key here; it stands before the first [section] of the file; {IN_USER}"),
         ]),
     ] {
         let expected: Vec<_> = expected.iter().map(|line| format!("ftd.toml:{line}")).collect();
         assert_eq!(told(&format!("{HEAD}{ALICE}[[user]]\n{lines}\n")), expected.join("\n"));
+    }
+}
+
+#[test]
+fn mistakes_in_the_conditions_of_a_key_are_told_by_line_and_key() {
+    // The section of a key starts at line 7, as the user has six.
+    for (lines, expected) in [
+        ("[[user.key]]", "7: user.alice.key[1].line: missing; it is the key, such as line = \"ssh-ed25519 AAAA… alice@laptop\"".to_owned()),
+        ("[[user.key]]\nline = \"bad\"", "8: user.alice.key[1].line: this is no key\\nat all".to_owned()),
+        ("[[user.key]]\nline = \"k1 x\"", "8: user.alice.key[1].line: the same key is listed already, for user.alice at line 5".to_owned()),
+        ("[[user.key]]\nline = \"k2\"\nfrom = [\"10.0.0.1/8\"]", "9: user.alice.key[1].from[1]: must be an address or a network such as \"10.0.0.0/8\", without bits beyond the prefix, not \"10.0.0.1/8\"".to_owned()),
+        ("[[user.key]]\nline = \"k2\"\nallow = []", format!("9: user.alice.key[1].allow: unknown key here; it belongs in a [[user]]; {IN_KEY}")),
+        ("key = [\"k2\"]", "7: user.alice.key[1]: must be [[user.key]] sections, with double brackets, not \"k2\"".to_owned()),
+        ("keys-file = \"keys\"", "7: user.alice.keys-file: must be an absolute path, not \"keys\"".to_owned()),
+        ("keys-file = \"/srv/ftd/x/keys\"", "7: user.alice.keys-file: is below root, where users could change who may come in".to_owned()),
+        ("keys-file = \"/keys/none\"", "7: user.alice.keys-file: read /keys/none: no such file".to_owned()),
+    ] {
+        let text = format!("{HEAD}{ALICE}{lines}\n");
+        assert_eq!(told(&text), format!("ftd.toml:{expected}"), "{lines}");
+    }
+    // G-09: good lines around bad ones do not save the file, and each is told by its own file and line.
+    assert_eq!(
+        told(&format!("{HEAD}{ALICE}keys-file = \"/keys/bad\"\n").replace("\"k1\"", "\"ssh-k1\"")),
+        "/keys/bad:2: user.alice.keys-file: the option \"no-pty\" is not understood, and might restrict; \
+         from=\"…\" and expiry-time=\"…\" are\n\
+         /keys/bad:3: user.alice.keys-file: this is no key\\nat all\n\
+         /keys/bad:5: user.alice.keys-file: the same key is listed already, for user.alice at ftd.toml:5\n\
+         /keys/bad:6: user.alice.keys-file: expiry-time: \"soon\" is no time of the form \
+         YYYYMMDD[HHMM[SS]][Z]"
+    );
+}
+
+#[test]
+fn keys_come_from_three_places_and_carry_their_conditions() -> TestResult {
+    let text = format!(
+        "{HEAD}{ALICE}from = [\"10.0.0.0/8\", \"::1\"]\nexpires = 2027-01-31\nenabled = false\n\
+         keys-file = \"/keys/good\"\n[[user.key]]\nline = \"k2\"\nexpires = \"2027-01-31T01:00:00+01:00\"\n"
+    );
+    let settings = read(&text)?;
+    let [alice] = settings.users.as_slice() else { return Err("one user is expected".into()) };
+    let end = Some(std::time::UNIX_EPOCH + Duration::from_hours(500_376));
+    let from = |nets: &[&str]| nets.iter().filter_map(|net| net.parse().ok()).collect();
+    assert_eq!(
+        alice.admission,
+        Admission { from: from(&["10.0.0.0/8", "::1/128"]), expires: end, enabled: false }
+    );
+    assert_eq!(
+        alice.keys,
+        [
+            open_key("k1", Admission::default()),
+            open_key("ssh-k7", Admission::default()),
+            open_key("k2", Admission { expires: end, ..Admission::default() }),
+            open_key("ssh-k8", Admission { from: from(&["::1/128"]), ..Admission::default() }),
+        ]
+    );
+    Ok(())
+}
+
+#[test]
+fn included_files_bring_users_and_nothing_else() -> TestResult {
+    const BOB: &str = "[[user]]\nname = \"bob\"\nkeys = [\"k2\"]\nallow = [\"get\"]\n";
+    let names = |settings: &Settings| {
+        settings.users.iter().map(|user| user.principal.name.clone()).collect::<Vec<_>>()
+    };
+    let main = format!("{HEAD}{ALICE}");
+    assert_eq!(
+        names(&read_with(&main, &[("d/b.toml", BOB), ("d/empty.toml", "# nobody")])?),
+        ["alice", "bob"]
+    );
+    assert_eq!(names(&read_with(HEAD, &[("d/b.toml", BOB)])?), ["bob"], "they may all be there");
+    for (file, expected) in [
+        (
+            "root = \"/x\"",
+            "d/b.toml:1: root: unknown key; in the include directory a file has [[user]] sections only",
+        ),
+        (
+            "\n[limits]\nconnections = 1",
+            "d/b.toml:2: limits: unknown key; in the include directory a file has [[user]] sections only",
+        ),
+        ("user = 3", "d/b.toml:1: user: must be [[user]] sections, with double brackets, not 3"),
+        ("# x\nuser = [", "d/b.toml:2: user: unclosed array, expected `]`"),
+        (
+            &BOB.replace("bob", "alice"),
+            "d/b.toml:2: user.alice.name: the name is taken already, at ftd.toml:4",
+        ),
+        (
+            &BOB.replace("k2", "k1"),
+            "d/b.toml:3: user.bob.keys[1]: the same key is listed already, for user.alice at ftd.toml:5",
+        ),
+        (
+            &BOB.replace("get", "put"),
+            "d/b.toml:4: user.bob.allow[1]: unknown right; the rights are get list create replace remove rename mkdir",
+        ),
+    ] {
+        let told = read_with(&main, &[("d/b.toml", file)]).map_err(|errors| errors.to_string());
+        assert_eq!(told.map(|_| ()), Err(expected.to_owned()), "{file}");
+    }
+    Ok(())
+}
+
+#[test]
+fn mistakes_in_a_path_rule_are_told_by_line_and_key() {
+    // The section of a rule starts at line 7, as the user has six.
+    const MATCH: &str = "user.alice.path[1].match: ";
+    let allow = "allow = []";
+    for (lines, expected) in [
+        (allow.to_owned(), vec![format!("7: {MATCH}missing; name a path below the home, such as match = \"inbox\"")]),
+        (format!("match = 3\n{allow}"), vec![format!("8: {MATCH}must be a path below the home in quotes, not 3")]),
+        (format!("match = \"\"\n{allow}"), vec![format!("8: {MATCH}the path is empty")]),
+        (format!("match = \"/a\"\n{allow}"), vec![format!("8: {MATCH}the path starts with '/'; paths are relative to your home")]),
+        (format!("match = \"a/../b\"\n{allow}"), vec![format!("8: {MATCH}component 2 is '.' or '..', which is never followed")]),
+        (format!("match = \"a/\"\n{allow}"), vec![format!("8: {MATCH}the path ends with '/'")]),
+        (format!("match = \"a/*.txt\"\n{allow}"), vec![format!("8: {MATCH}\"*\" stands for one whole component; parts of a name cannot be matched")]),
+        (format!("match = \"a/**\"\n{allow}"), vec![format!("8: {MATCH}\"*\" stands for one whole component; parts of a name cannot be matched")]),
+        ("match = \"a\"".to_owned(), vec![format!("7: user.alice.path[1].allow: missing; list what the user may do: {RIGHTS}")]),
+        (format!("match = \"a\"\nretain = 30\n{allow}"), vec!["9: user.alice.path[1].retain: must be a time with its unit, such as \"30s\", \"5min\" or \"1h\", not 30".to_owned()]),
+        (format!("match = \"a\"\nhome = \"x\"\n{allow}"), vec![format!("9: user.alice.path[1].home: unknown key here; it belongs in a [[user]]; {IN_PATH}")]),
+        (
+            format!("match = \"a\"\n{allow}\n[[user.path]]\nmatch = \"a\"\n{allow}"),
+            vec!["11: user.alice.path[2].match: the same path has rules already, at line 8".to_owned()],
+        ),
+    ] {
+        let expected: Vec<_> = expected.iter().map(|line| format!("ftd.toml:{line}")).collect();
+        let text = format!("{HEAD}{ALICE}[[user.path]]\n{lines}\n");
+        assert_eq!(told(&text), expected.join("\n"), "{lines}");
+    }
+    let text = format!("{HEAD}{ALICE}[user.path]\nmatch = \"a\"\n");
+    let form = "must be [[user.path]] sections, with double brackets, not a section";
+    assert_eq!(told(&text), format!("ftd.toml:7: user.alice.path: {form}"));
+    for (count, fits) in [(PATHS_MAX, true), (PATHS_MAX + 1, false)] {
+        let rule = |n| format!("[[user.path]]\nmatch = \"d{n}\"\nallow = []\n");
+        let rules = (0..count).map(rule).collect::<Vec<_>>().concat();
+        assert_eq!(read(&format!("{HEAD}{ALICE}{rules}")).is_ok(), fits, "{count} rules");
     }
 }
 
@@ -464,6 +640,9 @@ fn limits_hold_at_the_bound_and_refuse_one_past_it() {
         size(Limits::MAX_FILE_SIZE),
         count(Limits::CONNECTIONS),
         count(Limits::CONNECTIONS_PER_USER),
+        count(Limits::CONNECTIONS_PER_SOURCE),
+        count(Limits::STRANGERS),
+        count(Limits::STRANGERS_PER_SOURCE),
         count(Limits::REQUESTS_PER_CONNECTION),
         size(Limits::BUFFER_MEMORY),
         count(Limits::FILE_WORKERS),
@@ -473,7 +652,11 @@ fn limits_hold_at_the_bound_and_refuse_one_past_it() {
         time(Limits::DRAIN_TIMEOUT),
     ] {
         for (index, (key, value)) in rows.iter().enumerate() {
-            let room = if *key == "connections" { "" } else { "connections = 65536\n" };
+            let room = match *key {
+                "connections" => "",
+                "strangers-per-source" => "strangers = 4096\n",
+                _ => "connections = 65536\n",
+            };
             let text = format!("{HEAD}{ALICE}[limits]\n{room}{key} = {value}\n");
             match (index < 2, read(&text)) {
                 (true, Ok(_)) => {}
@@ -549,19 +732,21 @@ fn the_shipped_file_needs_only_a_user() -> TestResult {
     assert!(told(SHIPPED).contains(": user: there is no user"), "{}", told(SHIPPED));
     assert_eq!(told(SHIPPED).lines().count(), 1);
 
-    let settings = read(&shipped(|section, _| section == "user"))?;
+    let settings = read(&shipped(|section, _| section.starts_with("user")))?;
     let [alice] = settings.users.as_slice() else {
         return Err("one example user is expected".into());
     };
     assert_eq!(alice.principal.name, "alice");
     assert_eq!(alice.principal.home, Some(RelPath::parse(b"alice")?), "the default, written out");
     assert_eq!(alice.uids, [1000]);
+    assert_eq!(alice.principal.retain, RETAIN.default);
+    assert_eq!(alice.principal.rules.len(), 1, "one example rule is expected");
     Ok(())
 }
 
 #[test]
 fn the_shipped_file_tells_the_true_defaults() -> TestResult {
-    let commented = read(&shipped(|section, _| section == "user"))?;
+    let commented = read(&shipped(|section, _| section.starts_with("user")))?;
     let in_force = read(&shipped(|_, _| true))?;
     assert_eq!(in_force, commented);
     let defaults = smallest();
@@ -588,12 +773,17 @@ fn the_shipped_file_shows_every_key_and_no_other() {
         }
         false
     });
-    let known: BTreeSet<String> =
-        [("", RawFile::KEYS), ("limits", RawLimits::KEYS), ("user", RawUser::KEYS)]
-            .into_iter()
-            .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
-            .filter(|key| key != ".limits" && key != ".user") // These are the sections themselves.
-            .collect();
+    let known: BTreeSet<String> = [
+        ("", RawFile::KEYS),
+        ("limits", RawLimits::KEYS),
+        ("user", RawUser::KEYS),
+        ("user.key", RawKey::KEYS),
+        ("user.path", RawPath::KEYS),
+    ]
+    .into_iter()
+    .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+    .filter(|key| ![".limits", ".user", "user.key", "user.path"].contains(&key.as_str())) // These are the sections themselves.
+    .collect();
     assert_eq!(found.into_inner(), known);
 }
 
@@ -611,7 +801,7 @@ fn a_reload_names_what_it_cannot_take() {
         (|s| s.limits.buffer_memory = 1, &["limits.buffer-memory"]),
         (|s| s.limits.file_workers = 1, &["limits.file-workers"]),
         (|s| s.durability = Durability::None, &["durability"]),
-        (|s| s.limits.connections_per_user = 1, &["limits.connections-per-user"]),
+        (|s| s.limits.strangers = 1, &["limits.strangers"]),
         (|s| s.users.clear(), &[]),
         (
             |s| {
@@ -619,7 +809,12 @@ fn a_reload_names_what_it_cannot_take() {
                     connections: s.limits.connections,
                     buffer_memory: s.limits.buffer_memory,
                     file_workers: s.limits.file_workers,
-                    connections_per_user: s.limits.connections_per_user,
+                    strangers: s.limits.strangers,
+                    connections_per_user: 1,
+                    connections_per_source: 1,
+                    strangers_per_source: 1,
+                    penalties: false,
+                    penalty_exempt: vec![ipnet::Ipv4Net::default().into()],
                     max_file_size: 1,
                     requests_per_connection: 1,
                     handshake_timeout: Duration::ZERO,
@@ -649,6 +844,10 @@ prop_compose! {
         max_file_size in Limits::MAX_FILE_SIZE.min..=Limits::MAX_FILE_SIZE.max,
         connections in 64..=Limits::CONNECTIONS.max,
         connections_per_user in 1..=64_usize,
+        connections_per_source in 1..=64_usize,
+        strangers in 16..=Limits::STRANGERS.max,
+        strangers_per_source in 1..=16_usize,
+        penalties in any::<bool>(),
         requests_per_connection in 1..=Limits::REQUESTS_PER_CONNECTION.max,
         buffer_memory in Limits::BUFFER_MEMORY.min..=Limits::BUFFER_MEMORY.max,
         file_workers in 1..=Limits::FILE_WORKERS.max,
@@ -659,7 +858,13 @@ prop_compose! {
         drain_timeout in any_time(Limits::DRAIN_TIMEOUT),
     ) -> Limits {
         Limits {
-            max_file_size, connections, connections_per_user, requests_per_connection,
+            penalty_exempt: ["10.0.0.0/8", "::1/128"]
+                .iter()
+                .filter_map(|net| net.parse().ok())
+                .skip(connections_per_source % 3)
+                .collect(),
+            max_file_size, connections, connections_per_user, connections_per_source, strangers,
+            strangers_per_source, penalties, requests_per_connection,
             buffer_memory, file_workers, handshake_timeout, idle_timeout, stall_timeout,
             resume_expiry,
             drain_timeout,
@@ -683,11 +888,33 @@ prop_compose! {
         scratch in any::<bool>(),
         homes in prop::collection::vec(prop::option::of("[a-z\"'\\\\ é]{1,40}"), 1..5),
         rights in prop::sample::subsequence(Right::ALL.to_vec(), 1..=7),
+        retain in any_time(RETAIN),
+        bandwidth in prop::option::of(BANDWIDTH.min..=BANDWIDTH.max),
+        expires in prop::option::of(0..200_000_000_000_u64),
+        patterns in prop::collection::btree_set("(\\*|[a-z\"'\\\\ é]{1,9})(/[a-z]{1,5})?", 0..4),
     ) -> Settings {
         let users = homes.iter().enumerate().map(|(n, home)| {
             let number = u32::try_from(n).unwrap_or_default();
             let mut user = user(&format!("u{n}"), home.as_deref(), Some(&format!("k\"{n}")), &[number]);
             user.principal.rights = rights.iter().copied().collect();
+            user.principal.retain = retain;
+            user.admission.expires = expires.map(|end| std::time::UNIX_EPOCH + Duration::from_secs(end));
+            user.admission.enabled = !best_effort;
+            user.bandwidth = bandwidth;
+            if homes.len() > 2 {
+                user.admission.from = vec![ipnet::IpNet::from(address.ip())];
+                user.keys.push(open_key(&format!("k{n}bound"), user.admission.clone()));
+            }
+            user.principal.rules = patterns
+                .iter()
+                .filter_map(|pattern| Pattern::parse(pattern).ok())
+                .enumerate()
+                .map(|(n, pattern)| Rule {
+                    pattern,
+                    rights: rights.iter().copied().skip(n).collect(),
+                    retain: (n % 2 == 0).then_some(retain),
+                })
+                .collect();
             user.quota = Quota { bytes: sizes[0].map(u64::from), names: sizes[1].map(u64::from) };
             user.max_file_size = sizes[2].map(|size| u64::from(size) + 1);
             user

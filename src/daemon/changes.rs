@@ -3,35 +3,36 @@
 use super::outgoing::Final;
 use super::verbs::{Job, Refusal};
 use crate::access::{Action, Overwrite};
-use crate::fsroot::Parents;
+use crate::fsroot::{Moving, Parents};
 use crate::proto::{DigestInfo, WirePath};
 use crate::transfer::{Seal, Source as _, Store, digest};
 
 pub(super) async fn remove<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
-    let (target, _) = job.admit(path, |path| Action::Remove { path })?;
+    let (target, grant) = job.admit(path, |path| Action::Remove { path })?;
     let gone = target.clone();
-    let outcome = job.change(&[&target], move |store| store.remove(&gone)).await;
-    job.end(&target, None, outcome.map(|()| (Final::Removed, None))).await;
+    let outcome = job.change(&[&target], move |store| store.remove(&gone, grant.retain)).await;
+    job.end(&target, None, &grant, outcome.map(|()| (Final::Removed, None))).await;
     Ok(())
 }
 
 pub(super) async fn rmdir<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
-    let (target, _) = job.admit(path, |path| Action::Rmdir { path })?;
+    let (target, grant) = job.admit(path, |path| Action::Rmdir { path })?;
     let gone = target.clone();
     let outcome = job.change(&[&target], move |store| store.remove_directory(&gone)).await;
-    job.end(&target, None, outcome.map(|()| (Final::Removed, None))).await;
+    job.end(&target, None, &grant, outcome.map(|()| (Final::Removed, None))).await;
     Ok(())
 }
 
 pub(super) async fn mkdir<S: Store>(
     job: Job<'_, S>,
     path: &WirePath,
-    parents: Parents,
+    with_parents: bool,
 ) -> Result<(), Refusal> {
-    let (target, _) = job.admit_new(path, |path| Action::Mkdir { path })?;
+    let (target, grant) = job.admit_new(path, |path| Action::Mkdir { path })?;
+    let parents = if with_parents { job.parents(&grant) } else { Parents::MustExist };
     let made = target.clone();
     let outcome = job.change(&[&target], move |store| store.make_directory(&made, parents)).await;
-    job.end(&target, None, outcome.map(|count| (Final::Made(count as u64), None))).await;
+    job.end(&target, None, &grant, outcome.map(|count| (Final::Made(count as u64), None))).await;
     Ok(())
 }
 
@@ -42,10 +43,15 @@ pub(super) async fn rename<S: Store>(
     replace: bool,
 ) -> Result<(), Refusal> {
     let (from, to, grant) = job.admit_rename(from, to, replace)?;
-    let replace = grant.overwrite == Overwrite::Allowed;
+    let terms = Moving {
+        replace: grant.overwrite == Overwrite::Allowed,
+        retain: grant.retain,
+        retain_target: grant.retain_target,
+    };
     let (old, new) = (from.clone(), to.clone());
-    let outcome = job.change(&[&from, &to], move |store| store.rename(&old, &new, replace)).await;
-    job.end(&from, Some(&to), outcome.map(|replaced| (Final::Renamed { replaced }, None))).await;
+    let outcome = job.change(&[&from, &to], move |store| store.rename(&old, &new, terms)).await;
+    let outcome = outcome.map(|replaced| (Final::Renamed { replaced }, None));
+    job.end(&from, Some(&to), &grant, outcome).await;
     Ok(())
 }
 
@@ -54,7 +60,7 @@ pub(super) async fn tell_digest<S: Store>(
     path: &WirePath,
     reread: bool,
 ) -> Result<(), Refusal> {
-    let (target, _) = job.admit(path, |path| Action::Digest { path })?;
+    let (target, grant) = job.admit(path, |path| Action::Digest { path })?;
     let wanted = target.clone();
     let outcome = async {
         let source = job.on_disk(move |store| store.open(&wanted)).await?;
@@ -64,6 +70,6 @@ pub(super) async fn tell_digest<S: Store>(
         Ok((Final::Digest(DigestInfo { bytes, sha256, mtime_ns, reread }), Some(seal)))
     };
     let outcome = outcome.await;
-    job.end(&target, None, outcome).await;
+    job.end(&target, None, &grant, outcome).await;
     Ok(())
 }

@@ -30,6 +30,12 @@ pub enum Command {
     },
     /// Print the host key and its fingerprint, making the key if there is none
     Fingerprint,
+    /// Print the units that follow from the configuration: ftd.socket, and access to the root
+    Units {
+        /// Put them in /run/systemd/system and have systemd take over what changed, as root
+        #[arg(long)]
+        apply: bool,
+    },
 }
 
 #[cfg(test)]

@@ -10,12 +10,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, timeout};
 
+use super::journal::kind;
 use super::listener::{self, Bound, Gate};
-use super::quota;
 use super::server::{Live, Phase, Server};
 use super::settings::{self, ConfigFile};
 use super::start::aside;
 use super::users::Users;
+use super::watchdog::Watchdog;
+use super::{notify, quota};
 use crate::config::{Settings, restart_needed};
 use crate::transfer::{Pool, Store, Workers};
 
@@ -66,36 +68,45 @@ pub(super) async fn run<S: Store>(
     let (sweeper, mut expiry) =
         (Arc::clone(&store), interval_at(Instant::now() + EXPIRY_EVERY, EXPIRY_EVERY));
     let server = Server { store, live: live_seen, phase: phase_seen, busy };
-    let gate = Gate::new(tls, limits.connections);
+    let gate = Gate::new(tls);
 
+    let mut watchdog = Watchdog::new(workers.clone());
     let mut listeners = JoinSet::new();
     for bound in bound {
         tracing::info!(address = bound.address(), "listening");
-        listeners.spawn(listener::serve(bound, gate.clone(), server.clone()));
+        listeners.spawn(listener::serve(bound, gate.clone(), server.clone(), watchdog.pulse()));
     }
     drop(server);
-    let status = format!("serving; {sandbox}");
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-    tracing::info!("ready");
+    tokio::spawn(watchdog.run());
+    let status = |said: &str| {
+        let users = live.borrow().settings.users.len();
+        let plural = if users == 1 { "" } else { "s" };
+        format!("serving {users} user{plural}; {sandbox}{said}")
+    };
+    notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(""))]);
+    tracing::info!(name: kind::READY, "ready");
 
     loop {
         tokio::select! {
             () = signals.stopped() => break,
             Some(()) = hangup.recv() => {
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
-                    notify(&[NotifyState::Reloading, now]);
+                    notify::tell(&[NotifyState::Reloading, now]);
                 }
-                let status = match reload(&file, &sweeper, &live, &pool, &workers).await {
+                let said = match reload(&file, &sweeper, &live, &pool, &workers).await {
                     Ok(users) => {
-                        tracing::info!(users, "configuration reloaded");
-                        status.clone()
+                        tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
+                        "; last reload taken".to_owned()
                     }
                     Err(why) => {
-                        tracing::error!("reload refused, the configuration before it stays in force: {why}");
-                        format!("{status}; last reload refused: {}", why.replace('\n', "; "))
+                        tracing::error!(
+                            name: kind::RELOAD_REFUSED,
+                            "reload refused, the configuration before it stays in force: {why}"
+                        );
+                        format!("; last reload refused: {}", why.replace('\n', "; "))
                     }
                 };
-                notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+                notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said))]);
             }
             _ = expiry.tick() => {
                 let (store, age) = (Arc::clone(&sweeper), live.borrow().settings.limits.resume_expiry);
@@ -114,7 +125,7 @@ pub(super) async fn run<S: Store>(
         }
     }
 
-    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    notify::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     let drain_timeout = live.borrow().settings.limits.drain_timeout;
     phase.send_replace(Phase::Draining);
     tracing::info!("draining");
@@ -124,9 +135,9 @@ pub(super) async fn run<S: Store>(
         () = signals.stopped() => true,
     };
     if cut {
-        tracing::warn!("stopping with transfers unfinished: nothing of them is stored");
+        tracing::warn!(name: kind::CUT, "stopping with transfers unfinished: nothing of them is stored");
     }
-    tracing::info!("stopped");
+    tracing::info!(name: kind::STOPPED, "stopped");
     Ok(())
 }
 
@@ -139,7 +150,7 @@ async fn reload<S: Store>(
     workers: &Workers,
 ) -> Result<usize, String> {
     let before = Arc::clone(&live.borrow());
-    let settings = settings::load(file).map_err(|error| error.to_string())?;
+    let settings = settings::load(file).map_err(|error| error.to_string())?.settings;
     let fixed = restart_needed(&before.settings, &settings);
     if !fixed.is_empty() {
         return Err(format!("a change of {} needs a restart", fixed.join(", ")));
@@ -149,11 +160,4 @@ async fn reload<S: Store>(
     let count = settings.users.len();
     live.send_replace(Arc::new(Live { settings, users }));
     Ok(count)
-}
-
-/// Tells systemd, where there is one: without `NOTIFY_SOCKET` this does nothing.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("cannot notify the service manager: {error}");
-    }
 }

@@ -7,25 +7,29 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::libc::{EAFNOSUPPORT, EROFS};
+use nix::sys::socket::{self, Backlog};
 use rustls::ServerConfig;
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
+use super::door::{Door, Reserve, Visitor, offence};
+use super::journal::kind;
 use super::logging::Limiter;
 use super::server::{Phase, Server};
 use super::session;
 use super::users::Peer;
+use super::watchdog::Pulse;
 use crate::config::Listen;
 use crate::identity::peer_key;
 use crate::transfer::Store;
 use crate::wire::{Connection, Socket, WireError};
 
+/// Connections that wait for their accept, as far as the kernel allows (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
 /// How long to wait after an accept that failed: with no descriptors left the next would fail too.
-const BACK_OFF: Duration = Duration::from_millis(100);
-/// Handshakes that are computed at once, for all strangers together.
-const STRANGERS_MAX: usize = 256;
+const BACK_OFF: Duration = Duration::from_millis(125);
 
 /// A socket that is bound and listens, not yet served.
 pub(super) enum Bound {
@@ -45,10 +49,17 @@ pub(super) enum ListenError {
 }
 
 fn hint(error: &io::Error) -> &'static str {
+    if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EROFS)) {
+        return "; in its unit ftd opens no sockets and gets them from ftd.socket, which did not pass this one: \
+                if systemctl restart ftd does not help, journalctl -b -g ftd.socket tells why";
+    }
     match error.kind() {
         io::ErrorKind::AddrInUse => "; find the other program with: ss -ltnp",
         io::ErrorKind::AddrNotAvailable => "; this machine does not have the address",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, a socket its directory"
+        }
+        io::ErrorKind::NotFound => "; make its directory, and give it to ftd's account",
         _ => "",
     }
 }
@@ -60,6 +71,11 @@ impl Bound {
             Listen::Tcp(address) => {
                 let fail = |source| ListenError::Bind { address: address.to_string(), source };
                 let listener = std::net::TcpListener::bind(address).map_err(fail)?;
+                // The standard library asks for room for 128, which a flood fills between two accepts;
+                // whoever finds it full waits for a second.
+                Backlog::new(BACKLOG)
+                    .and_then(|backlog| socket::listen(&listener, backlog))
+                    .map_err(|error| fail(error.into()))?;
                 listener.set_nonblocking(true).map_err(fail)?;
                 let bound = listener.local_addr().map_err(fail)?;
                 Ok(Self::Tcp(listener, bound))
@@ -101,7 +117,7 @@ fn bind_unix(path: &Path) -> Result<Bound, ListenError> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the socket's own path, before anything is served")]
-fn is_socket(path: &Path) -> bool {
+pub(super) fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     std::fs::symlink_metadata(path).is_ok_and(|stat| stat.file_type().is_socket())
 }
@@ -120,55 +136,76 @@ fn open_to_all(path: &Path) -> io::Result<()> {
 /// What an accept loop needs besides the server.
 #[derive(Clone)]
 pub(super) struct Gate {
-    pub(super) tls: Arc<ServerConfig>,
-    /// Connections in all.
-    pub(super) connections: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    tls: Arc<ServerConfig>,
+    door: Arc<Door>,
     noise: Arc<Limiter>,
 }
 
 impl Gate {
-    pub(super) fn new(tls: Arc<ServerConfig>, connections: usize) -> Self {
-        Self {
-            tls,
-            connections: Arc::new(Semaphore::new(connections)),
-            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
-            noise: Arc::new(Limiter::new()),
-        }
+    pub(super) fn new(tls: Arc<ServerConfig>) -> Self {
+        Self { tls, door: Arc::default(), noise: Arc::default() }
     }
 
     fn complain(&self, address: &str, what: &dyn std::fmt::Display) {
         if let Some(suppressed) = self.noise.admit() {
-            tracing::info!(peer = address, suppressed, "connection refused: {what}");
+            tracing::info!(name: kind::TURNED_AWAY, peer = address, suppressed, "connection refused: {what}");
         }
     }
 }
 
 /// Accepts on one socket until the daemon drains. Must run inside the runtime.
-pub(super) async fn serve<S: Store>(bound: Bound, gate: Gate, server: Server<S>) -> io::Result<()> {
+pub(super) async fn serve<S: Store>(
+    bound: Bound,
+    gate: Gate,
+    server: Server<S>,
+    pulse: Pulse,
+) -> io::Result<()> {
     let mut phase = server.phase.clone();
     let accept = async {
         match bound {
             Bound::Tcp(listener, _) => {
                 let listener = TcpListener::from_std(listener)?;
+                let mut reserve = Reserve::of(&listener);
                 loop {
-                    let accepted =
-                        listener.accept().await.map(|(stream, from)| (Socket::tcp(stream), from));
-                    match accepted {
-                        Ok((Ok(socket), from)) => admit(&gate, &server, socket, from.to_string()),
-                        Ok((Err(error), from)) => gate.complain(&from.to_string(), &error),
-                        Err(error) => back_off(&gate, &error).await,
+                    match listener.accept().await {
+                        Ok((stream, from)) => {
+                            let limits = &server.live.borrow().settings.limits;
+                            match gate.door.knock(from.to_string(), from.ip(), limits) {
+                                Ok(visitor) => {
+                                    admit(&gate, &server, Accepted::Tcp(stream), visitor);
+                                }
+                                Err((address, left)) => gate.complain(
+                                    &address,
+                                    &format_args!("penalised for {} s more", left.as_secs()),
+                                ),
+                            }
+                        }
+                        Err(error) => {
+                            if reserve.spend(&error) {
+                                let _ = timeout(Duration::ZERO, listener.accept()).await;
+                            }
+                            back_off(&gate, &error).await;
+                            reserve.refill(&listener);
+                        }
                     }
                 }
             }
             Bound::Unix(listener, _) => {
                 let listener = UnixListener::from_std(listener)?;
+                let mut reserve = Reserve::of(&listener);
                 loop {
                     match listener.accept().await {
                         Ok((stream, _)) => {
-                            admit(&gate, &server, Socket::Unix(stream), "unix".to_owned());
+                            let visitor = gate.door.knock_locally();
+                            admit(&gate, &server, Accepted::Unix(stream), visitor);
                         }
-                        Err(error) => back_off(&gate, &error).await,
+                        Err(error) => {
+                            if reserve.spend(&error) {
+                                let _ = timeout(Duration::ZERO, listener.accept()).await;
+                            }
+                            back_off(&gate, &error).await;
+                            reserve.refill(&listener);
+                        }
                     }
                 }
             }
@@ -176,6 +213,7 @@ pub(super) async fn serve<S: Store>(bound: Bound, gate: Gate, server: Server<S>)
     };
     tokio::select! {
         ended = accept => ended,
+        never = pulse.answer() => match never {},
         _ = phase.wait_for(|phase| *phase == Phase::Draining) => Ok(()), // The listener closes here.
     }
 }
@@ -185,36 +223,53 @@ async fn back_off(gate: &Gate, error: &io::Error) {
     sleep(BACK_OFF).await;
 }
 
-/// Gives a new connection its task, if there is room for it.
-fn admit<S: Store>(gate: &Gate, server: &Server<S>, socket: Socket, address: String) {
-    let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {
-        return gate.complain(&address, &"all connections are taken (limits.connections)");
-    };
+/// A connection as the kernel gave it.
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Gives a new connection its task.
+fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visitor: Visitor) {
     let (gate, server) = (gate.clone(), server.clone());
     tokio::spawn(async move {
-        let _place = place;
-        match authenticate(&gate, &server, socket).await {
-            Ok((connection, peer)) => session::serve(connection, peer, address, server).await,
-            Err(error) => gate.complain(&address, &error),
+        let outcome = tokio::select! {
+            biased;
+            outcome = authenticate(&gate, &server, accepted) => outcome,
+            () = visitor.evicted() => {
+                let what = "its place is needed for somebody else (limits.strangers)";
+                return gate.complain(&visitor.address, &what);
+            }
+        };
+        match outcome {
+            Ok((connection, peer)) => session::serve(connection, peer, visitor, server).await,
+            Err(error) => {
+                if let Some(offence) = offence(&error) {
+                    visitor.penalise(offence, &server.live.borrow().settings.limits);
+                }
+                gate.complain(&visitor.address, &error);
+            }
         }
     });
 }
 
-/// Finds out who is at the other end: nothing the peer sends is parsed by us here.
+/// Finds out who is at the other end: nothing the peer sends is parsed by us here. No turn is waited for:
+/// a source computes at most as many handshakes at once as it has places.
 async fn authenticate<S: Store>(
     gate: &Gate,
     server: &Server<S>,
-    socket: Socket,
+    accepted: Accepted,
 ) -> Result<(Connection, Peer), WireError> {
     let limit = server.live.borrow().settings.limits.handshake_timeout;
-    if let Socket::Unix(stream) = &socket {
-        let account = stream.peer_cred().map_err(|_| WireError::Cut)?;
-        return Ok((Connection::plain(socket), Peer::Account(account.uid())));
-    }
-    let handshake = async {
-        let _turn = gate.strangers.acquire().await;
-        Connection::accept(socket, Arc::clone(&gate.tls)).await
+    let socket = match accepted {
+        Accepted::Unix(stream) => {
+            let account = stream.peer_cred().map_err(|_| WireError::Cut)?;
+            let connection = Connection::plain(Socket::Unix(stream));
+            return Ok((connection, Peer::Account(account.uid())));
+        }
+        Accepted::Tcp(stream) => Socket::tcp(stream)?,
     };
+    let handshake = Connection::accept(socket, Arc::clone(&gate.tls));
     let connection =
         timeout(limit, handshake).await.map_err(|_| WireError::Timeout("TLS handshake"))??;
     let key = connection.with_peer_certificates(peer_key).ok_or(WireError::Cut)?;

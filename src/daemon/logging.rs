@@ -1,12 +1,15 @@
 //! Where the log goes: to the journal under systemd, to stderr otherwise.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::journal::{self, Journal};
 
 /// Starts logging. `FTD_LOG` sets the level (`info` without it).
 pub(super) fn start() {
@@ -16,11 +19,8 @@ pub(super) fn start() {
         .from_env_lossy();
     let registry = tracing_subscriber::registry().with(filter);
     if stderr_is_the_journal()
-        && let Ok(journal) = tracing_journald::layer()
+        && let Ok(journal) = Journal::at(Path::new(journal::SOCKET))
     {
-        let journal = journal
-            .with_field_prefix(Some("FTD".to_owned()))
-            .with_syslog_identifier("ftd".to_owned());
         registry.with(journal).init();
     } else {
         let stderr = tracing_subscriber::fmt::layer()
@@ -43,6 +43,7 @@ fn stderr_is_the_journal() -> bool {
 
 /// Lets at most so many lines through in a second and counts the rest, so that strangers cannot
 /// fill the log.
+#[derive(Debug)]
 pub(super) struct Limiter {
     window: Mutex<(Instant, u32, u64)>,
 }
@@ -50,9 +51,16 @@ pub(super) struct Limiter {
 /// Lines of one kind in a second.
 const LINES_MAX: u32 = 10;
 
-impl Limiter {
-    pub(super) fn new() -> Self {
+impl Default for Limiter {
+    fn default() -> Self {
         Self { window: Mutex::new((Instant::now(), 0, 0)) }
+    }
+}
+
+impl Limiter {
+    /// How many lines were suppressed that no line has told of yet; it is told now.
+    pub(super) fn settle(&self) -> u64 {
+        std::mem::take(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner).2)
     }
 
     /// Whether a line may be written: how many were suppressed before it, if so.
@@ -77,8 +85,10 @@ mod tests {
 
     #[test]
     fn a_flood_of_lines_is_counted_and_not_written() {
-        let limiter = Limiter::new();
-        let written = (0..1000).filter_map(|_| limiter.admit()).count();
-        assert!((10..=30).contains(&written), "{written}");
+        let limiter = Limiter::default();
+        let told: Vec<u64> = (0..1000).filter_map(|_| limiter.admit()).collect();
+        assert!((10..=30).contains(&told.len()), "{told:?}");
+        // Every one is written or counted.
+        assert_eq!(told.len() as u64 + told.iter().sum::<u64>() + limiter.settle(), 1000);
     }
 }

@@ -1,20 +1,29 @@
 //! Floor 4: the daemon.
 
+mod bandwidth;
 mod changes;
 pub mod cli;
+mod door;
+mod journal;
 mod lifecycle;
 mod listener;
 mod logging;
+mod notify;
 mod outgoing;
+mod penalties;
 mod quota;
 mod resume;
 pub mod sandbox;
 mod server;
 mod session;
 mod settings;
+mod sockets;
 mod start;
+mod strangers;
+mod units;
 mod users;
 mod verbs;
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -37,6 +37,8 @@ pub(super) enum Final {
     Check(CheckInfo),
     /// A failure.
     Error(ErrorMessage),
+    /// The refusal of one request too many, which never counted as running.
+    NotAdmitted(ErrorMessage),
     /// The request was given up.
     Aborted,
     /// Not a request's end but the connection's, with its last word.
@@ -50,7 +52,7 @@ pub(super) fn answer<S: Store>(
     id: u32,
     last: Final,
 ) -> Result<(), WireError> {
-    if !session.state().is_running(id) && !matches!(last, Final::Error(_)) {
+    if !session.state().is_running(id) && !matches!(last, Final::NotAdmitted(_)) {
         return Ok(()); // It was cancelled, and that was its final frame.
     }
     session.finished(id);
@@ -63,7 +65,9 @@ pub(super) fn answer<S: Store>(
         Final::Digest(info) => Answer::Digest(info),
         Final::Resume(info) => Answer::Resume(info),
         Final::Check(info) => Answer::Check(info),
-        Final::Error(message) => return writer.control(Kind::Error, id, &message),
+        Final::Error(message) | Final::NotAdmitted(message) => {
+            return writer.control(Kind::Error, id, &message);
+        }
         Final::Aborted | Final::Close(_) => {
             return writer.control(Kind::Abort, id, &Abort { reason: "cancelled".to_owned() });
         }
@@ -165,6 +169,9 @@ fn entries(writer: &mut FrameWriter, id: u32, entries: Vec<Entry>) -> Result<(),
             payload.push(b',');
         }
         payload.extend_from_slice(&text);
+    }
+    if payload.len() == OPEN.len() {
+        return Ok(());
     }
     payload.extend_from_slice(CLOSE);
     writer.raw_control(Kind::Entries, id, &payload)

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::outgoing::Final;
 use super::users::User;
 use super::verbs::{Job, Refusal};
-use crate::access::Action;
+use crate::access::{Action, Grant};
 use crate::fsroot::{Owner, UploadId};
 use crate::proto::{CheckInfo, PutRequest, ResumeInfo, WirePath};
 use crate::transfer::{Keep, Store, check, digest_at};
@@ -45,7 +45,9 @@ fn owner(user: &User, target: &RelPath) -> Owner {
 
 /// Tells what is kept of a put.
 pub(super) async fn tell<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
-    let (target, _) = job.admit_new(path, |path| Action::Put { path, replace: true })?;
+    let (target, grant) = job.admit_new(path, |path| Action::Put { path, replace: true })?;
+    // What is kept is the asker's own: that there is nothing tells nothing of others.
+    let grant = Grant { unlisted: None, ..grant };
     let owner = owner(job.user, &target);
     let outcome = async {
         let deadline = Instant::now() + BUSY_WAIT;
@@ -64,7 +66,7 @@ pub(super) async fn tell<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(
         Ok((Final::Resume(info), None))
     };
     let outcome = outcome.await;
-    job.end(&target, None, outcome).await;
+    job.end(&target, None, &grant, outcome).await;
     Ok(())
 }
 
@@ -84,7 +86,7 @@ pub(super) async fn tell_check<S: Store>(
         resumable: false,
         resume: None,
     };
-    let incoming = job.admit_put(&put)?;
+    let (incoming, grant) = job.admit_put(&put)?;
     let target = incoming.target.clone();
     let store = Arc::clone(&job.session.server.store);
     let outcome = async {
@@ -93,6 +95,6 @@ pub(super) async fn tell_check<S: Store>(
     };
     let outcome = outcome.await;
     let outcome = outcome.map(|exists| (Final::Check(CheckInfo { exists }), None));
-    job.end(&target, None, outcome).await;
+    job.end(&target, None, &grant, outcome).await;
     Ok(())
 }

@@ -26,8 +26,8 @@ use thiserror::Error;
 pub struct Plan<'a> {
     /// The served tree: everything but executing and making special files.
     pub root: BorrowedFd<'a>,
-    /// Where the configuration is, read-only, so that a reload can read it.
-    pub config_directory: Option<&'a Path>,
+    /// Where the configuration and files with keys are, read-only, so that a reload can read them.
+    pub readable: Vec<&'a Path>,
     /// Whether a part that is missing ends the start.
     pub require: bool,
 }
@@ -126,9 +126,7 @@ fn restrict_files(plan: &Plan<'_>) -> Result<i32, SandboxError> {
             .scope(scope)?
             .create()?
             .add_rule(PathBeneath::new(plan.root, root))?;
-        if let Some(directory) =
-            plan.config_directory.and_then(|directory| PathFd::new(directory).ok())
-        {
+        for directory in plan.readable.iter().filter_map(|path| PathFd::new(path).ok()) {
             rules = rules.add_rule(PathBeneath::new(directory, config))?;
         }
         rules.restrict_self()

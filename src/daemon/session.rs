@@ -4,14 +4,18 @@
 //! bounded channels: `answers` for everything that is one frame, `parts` for what is streamed.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::door::Visitor;
+use super::journal::kind;
 use super::outgoing::{self, Final};
+use super::penalties::Offence;
 use super::server::{FAREWELL, Phase, Server};
 use super::users::{Peer, User};
 use super::verbs;
@@ -26,8 +30,12 @@ use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
 
 /// How long content may wait in a buffer that is not full, so that a slow sender holds no memory.
 const HOLD: Duration = Duration::from_millis(200);
+/// How often a session whose admission has an end looks at the clock.
+const EXPIRY_CHECK: Duration = Duration::from_secs(2);
 /// Bytes that are read at once to be dropped.
 const DROP_BYTES: usize = 64 * 1024;
+/// How long a peer that was sent away may take to notice.
+const LINGER: Duration = Duration::from_secs(2);
 /// Answers that may wait for the writer.
 const ANSWERS_MAX: usize = 64;
 
@@ -37,6 +45,8 @@ pub(super) struct Session<S: Store> {
     pub(super) peer: Peer,
     /// Where the peer connects from, for the log.
     pub(super) address: String,
+    /// Its network address, which a Unix socket has not.
+    source: Option<IpAddr>,
     pub(super) answers: mpsc::Sender<(u32, Final)>,
     pub(super) parts: mpsc::Sender<(u32, Part)>,
     state: Mutex<ServerState>,
@@ -74,31 +84,50 @@ enum End {
 pub(super) async fn serve<S: Store>(
     connection: Connection,
     peer: Peer,
-    address: String,
+    mut visitor: Visitor,
     server: Server<S>,
 ) {
     let live = Arc::clone(&server.live.borrow());
     let (mut reader, mut writer) = split(connection, live.settings.limits.stall_timeout);
-    let Some(user) = live.users.find(&peer).cloned() else {
-        tracing::info!(peer = %address, identity = %peer, result = "AUTH", "refused: not known");
-        let message = format!("{peer} is not known here; ask the administrator to add it");
-        return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Auth, message))).await;
+    let limits = &live.settings.limits;
+    let user = match live.users.admit(&peer, visitor.ip) {
+        Ok(user) => Arc::clone(user),
+        Err(why) => {
+            visitor.penalise(Offence::UnknownKey, limits);
+            if let Some(suppressed) = visitor.refusals().admit() {
+                let (peer, identity) = (visitor.address.as_str(), peer.to_string());
+                tracing::info!(name: kind::UNKNOWN_PEER, peer, identity, result = "AUTH", suppressed, "refused: {why}");
+            }
+            // The same for all reasons: strangers learn nothing about keys.
+            let message = format!("{peer} is not known here; ask the administrator to add it");
+            let message = ErrorMessage::new(ErrorCode::Auth, message);
+            return tokio::select! {
+                () = farewell(&mut writer, Some(message)) => {}
+                () = visitor.evicted() => {}
+            };
+        }
     };
-    let Ok(_place) = Arc::clone(&user.connections).try_acquire_owned() else {
-        let message = "too many connections of this user; close one and try again";
-        return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Limit, message))).await;
+    let too_many = "too many connections of this user; close one and try again";
+    let place = visitor.settle(limits);
+    let taken = user.connections.take(limits.connections_per_user).ok_or(too_many);
+    let _places = match place.and_then(|place| Ok((place, taken?))) {
+        Ok(places) => places,
+        Err(message) => {
+            return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Limit, message))).await;
+        }
     };
+    let Visitor { address, ip: source, .. } = visitor;
     tracing::debug!(peer = %address, user = user.principal.name, "connected");
     verbs::make_home(&server.store, &user).await;
     let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);
     let (parts, mut queued_parts) = mpsc::channel(PARTS_MAX);
     let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
-    let session =
-        Arc::new(Session { server, peer, address, answers, parts, state, idle: Notify::new() });
+    let idle = Notify::new();
+    let session = Arc::new(Session { server, peer, address, source, answers, parts, state, idle });
     if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
         return;
     }
-    drop((user, live));
+    drop(live);
     let end = {
         let reading = session.read(&mut reader);
         let mut writing =
@@ -108,27 +137,30 @@ pub(super) async fn serve<S: Store>(
             end = session.revoked() => end,
             Err(error) = &mut writing => End::Gone(error),
         };
-        if let End::Told(_) | End::Farewell = end {
+        if let End::Told(_) | End::Farewell = &end {
             // The writer finishes the frame that it is in, says the last word, and stops.
             let last = if let End::Told(message) = &end { Some(message.clone()) } else { None };
-            let stop = async {
-                let _ = session.answers.send((0, Final::Close(last))).await;
-                (&mut writing).await
-            };
-            let _ = timeout(FAREWELL, stop).await;
+            // Side by side: the queue may be full, and the writer is what makes room in it.
+            let ask = session.answers.send((0, Final::Close(last)));
+            let _ = timeout(FAREWELL, async { tokio::join!(ask, &mut writing) }).await;
+            if matches!(end, End::Told(_)) {
+                reader.drain(LINGER).await;
+            }
         }
         end
     };
+    verbs::log_suppressed(&session, &user);
     match end {
         End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
         End::Told(message) => tracing::info!(
+            name: kind::CLOSED,
             peer = session.address,
             identity = %session.peer,
             result = %message.code,
             "closed: {}", message.message,
         ),
         End::Gone(error) => {
-            tracing::info!(peer = session.address, identity = %session.peer, "lost: {error}");
+            tracing::info!(name: kind::CLOSED, peer = session.address, identity = %session.peer, "lost: {error}");
         }
     }
 }
@@ -165,15 +197,29 @@ impl<S: Store> Session<S> {
 
     /// The user that the peer is under the configuration in force.
     fn user(&self) -> Option<Arc<User>> {
-        self.server.live.borrow().users.find(&self.peer).cloned()
+        self.server.live.borrow().users.admit(&self.peer, self.source).ok().cloned()
     }
 
-    /// Resolves when the peer is no longer known, whatever it is doing.
+    /// Resolves when the peer may no longer be here, whatever it is doing.
     async fn revoked(&self) -> End {
         let mut live = self.server.live.clone();
-        while self.user().is_some() {
-            if live.changed().await.is_err() {
-                break; // The daemon is gone.
+        loop {
+            let expires = {
+                let users = &live.borrow_and_update().users;
+                match users.admit(&self.peer, self.source) {
+                    Ok(_) => users.expires(&self.peer),
+                    Err(why) => {
+                        tracing::info!(peer = self.address, identity = %self.peer, "ended: {why}");
+                        break;
+                    }
+                }
+            };
+            // The wall clock may be set at any time, so that it is looked at again and again.
+            tokio::select! {
+                changed = live.changed() => if changed.is_err() {
+                    break; // The daemon is gone.
+                },
+                () = sleep(EXPIRY_CHECK), if expires => {}
             }
         }
         let message = format!("{} is no longer known here", self.peer);
@@ -184,13 +230,16 @@ impl<S: Store> Session<S> {
     async fn read(self: &Arc<Self>, reader: &mut FrameReader) -> End {
         let mut intake = Intake { uploads: HashMap::new(), tasks: HashMap::new(), draining: false };
         let mut phase = self.server.phase.clone();
-        let idle_timeout = self.server.live.borrow().settings.limits.idle_timeout;
+        let (greeting_timeout, idle_timeout) = {
+            let live = self.server.live.borrow();
+            (live.settings.limits.handshake_timeout, live.settings.limits.idle_timeout)
+        };
         let (mut quiet_since, mut was_idle) = (Instant::now(), true);
         loop {
             intake.draining = *phase.borrow_and_update() == Phase::Draining;
-            let (is_idle, is_uploading) = {
+            let (is_greeted, is_idle, is_uploading) = {
                 let state = self.state();
-                (state.is_idle(), state.awaits_content())
+                (state.is_greeted(), state.is_idle(), state.awaits_content())
             };
             if is_idle && intake.draining {
                 let message = "the server is stopping; try again later";
@@ -203,6 +252,7 @@ impl<S: Store> Session<S> {
             was_idle = is_idle;
             let is_holding = intake.uploads.values().any(|upload| upload.filling.is_some());
             let deadline = match (is_idle, is_uploading) {
+                (true, _) if !is_greeted => quiet_since + greeting_timeout,
                 (true, _) => quiet_since + idle_timeout,
                 (false, true) => reader.stall_deadline(),
                 // Only our own answers are due, and the writer watches over them.
@@ -210,9 +260,10 @@ impl<S: Store> Session<S> {
             };
             let until = if is_holding { deadline.min(Instant::now() + HOLD) } else { deadline };
             let next = tokio::select! {
-                next = reader.header(until) => next,
+                biased; // A request that comes with the drain or after it finds it.
                 _ = phase.changed() => continue,
                 () = self.idle.notified() => continue,
+                next = reader.header(until) => next,
             };
             let outcome = match next {
                 Ok(Next::Frame(header)) => {
@@ -259,7 +310,9 @@ impl<S: Store> Session<S> {
                 tracing::debug!(peer = %self.address, client = %crate::types::Escaped(client.as_bytes()), "greeted");
             }
             Event::TooMany => {
-                self.refuse(id, ErrorCode::Limit, "too many requests are in flight").await;
+                let message =
+                    ErrorMessage::new(ErrorCode::Limit, "too many requests are in flight");
+                let _ = self.answers.send((id, Final::NotAdmitted(message))).await;
             }
             Event::Put(_) | Event::Request(_) if intake.draining => {
                 self.refuse(id, ErrorCode::Shutdown, "the server is stopping; try again later")
@@ -321,7 +374,11 @@ impl<S: Store> Session<S> {
             let (Some(target), Some(user)) = (upload.as_deref_mut(), &user) else {
                 nowhere.resize(DROP_BYTES, 0);
                 let most = left.min(DROP_BYTES);
-                left -= reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
+                let read = reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
+                left -= read;
+                if let Some(user) = &user {
+                    pace(user, read, reader).await;
+                }
                 continue;
             };
             let mut buffer = if let Some(buffer) = target.filling.take() {
@@ -355,6 +412,7 @@ impl<S: Store> Session<S> {
                     reader.resume();
                 }
             }
+            pace(user, read, reader).await;
         }
         Ok(())
     }
@@ -365,13 +423,13 @@ impl<S: Store> Session<S> {
         let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
         let bytes_max = user.bytes_max(&self.server.live.borrow().settings.limits);
         match verbs::admit_put(&user, &put, bytes_max) {
-            Ok(incoming) => {
+            Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
-                verbs::start_put(self, user, id, incoming, queue);
+                verbs::start_put(self, user, id, admitted, queue);
                 uploads.insert(id, Upload { parts, filling: None, due });
             }
             Err((code, message)) => {
-                verbs::log_refusal(self, &user, "put", Some(&put.path), code);
+                verbs::log_refusal(self, &user, "put", (Some(&put.path), None), (code, &message));
                 self.refuse(id, code, &message).await;
             }
         }
@@ -390,14 +448,23 @@ impl<S: Store> Session<S> {
         parts: &mut mpsc::Receiver<(u32, Part)>,
     ) -> Result<(), WireError> {
         writer.flush().await?;
+        // Until then the user's bandwidth is used up, and only answers go out.
+        let mut paid_at = Instant::now();
         loop {
+            let is_paced = paid_at > Instant::now();
             // The session holds a sender of each, so that neither channel closes.
             let mut next = tokio::select! {
                 biased;
                 Some((id, answer)) = answers.recv() => Ok((id, answer)),
-                Some((id, part)) = parts.recv() => Err((id, part)),
+                Some((id, part)) = parts.recv(), if !is_paced => Err((id, part)),
+                () = sleep_until(paid_at), if is_paced => continue,
             };
             loop {
+                if let Err((_, Part::Data(buffer))) = &next
+                    && let Some(bandwidth) = self.user().and_then(|user| user.bandwidth.clone())
+                {
+                    paid_at = Instant::now() + bandwidth.charge(buffer.content().len());
+                }
                 match next {
                     Ok((_, Final::Close(message))) => {
                         farewell(writer, message).await;
@@ -406,7 +473,8 @@ impl<S: Store> Session<S> {
                     Ok((id, answer)) => outgoing::answer(self, writer, id, answer)?,
                     Err((id, part)) => outgoing::part(self, writer, id, part)?,
                 }
-                next = match (writer.is_full(), answers.try_recv()) {
+                let is_full = writer.is_full() || paid_at > Instant::now();
+                next = match (is_full, answers.try_recv()) {
                     (_, Ok(answer)) => Ok(answer),
                     (false, Err(_)) => match parts.try_recv() {
                         Ok(part) => Err(part),
@@ -426,6 +494,15 @@ impl<S: Store> Session<S> {
         if state.is_idle() {
             self.idle.notify_one();
         }
+    }
+}
+
+/// Waits for as long as what has come in from the user takes at his bandwidth. The wait is ours.
+async fn pace(user: &User, bytes: usize, reader: &mut FrameReader) {
+    let wait = user.bandwidth.as_ref().map_or(Duration::ZERO, |bandwidth| bandwidth.charge(bytes));
+    if !wait.is_zero() {
+        sleep(wait).await;
+        reader.resume();
     }
 }
 

@@ -2,11 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use tokio::sync::Semaphore;
+use thiserror::Error;
 
-use crate::config::{Limits, Settings};
+use super::bandwidth::Bandwidth;
+use super::door::Count;
+use super::logging::Limiter;
+use crate::config::{Admission, Barred, Limits, Settings};
 use crate::identity::fingerprint;
 use crate::transfer::{Pool, Share, Workers};
 use crate::types::{Principal, PublicKey};
@@ -29,13 +34,30 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Why a peer is nobody who may come in.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub(super) enum NotAdmitted {
+    #[error("not known")]
+    Unknown,
+    #[error("the user {0}: {1}")]
+    User(String, Barred),
+    #[error("this key of {0}: {1}")]
+    Key(String, Barred),
+}
+
 /// A user, with the parts of the daemon's resources that are the user's own.
 #[derive(Clone)]
 pub(super) struct User {
     pub(super) principal: Principal,
+    admission: Admission,
     pub(super) share: Share,
     pub(super) workers: Workers,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) connections: Count,
+    /// Keep the user from filling the log: with what is refused, and with what fails here.
+    pub(super) refusals: Arc<Limiter>,
+    pub(super) faults: Arc<Limiter>,
+    /// `None` is as fast as it goes.
+    pub(super) bandwidth: Option<Arc<Bandwidth>>,
     max_file_size: Option<u64>,
 }
 
@@ -48,7 +70,7 @@ impl User {
 
 /// The table of users: a reload makes a new one.
 pub(super) struct Users {
-    by_key: HashMap<PublicKey, Arc<User>>,
+    by_key: HashMap<PublicKey, (Arc<User>, Admission)>,
     by_uid: HashMap<u32, Arc<User>>,
 }
 
@@ -65,32 +87,69 @@ impl Users {
             let known = before.and_then(|before| before.named(&entry.principal.name));
             let user = Arc::new(User {
                 principal: entry.principal.clone(),
+                admission: entry.admission.clone(),
                 max_file_size: entry.max_file_size,
                 share: known.map_or_else(|| pool.share(), |user| user.share.clone()),
                 workers: known.map_or_else(
                     || workers.share(settings.limits.file_workers),
                     |user| user.workers.clone(),
                 ),
-                connections: known.map_or_else(
-                    || Arc::new(Semaphore::new(settings.limits.connections_per_user)),
-                    |user| Arc::clone(&user.connections),
-                ),
+                refusals: known.map_or_else(Arc::default, |user| Arc::clone(&user.refusals)),
+                faults: known.map_or_else(Arc::default, |user| Arc::clone(&user.faults)),
+                connections: known.map_or_else(Count::default, |user| user.connections.clone()),
+                bandwidth: entry.bandwidth.map(|rate| {
+                    let same = known.and_then(|user| user.bandwidth.clone());
+                    let same = same.filter(|before| before.bytes_per_second() == rate);
+                    same.unwrap_or_else(|| Arc::new(Bandwidth::new(rate)))
+                }),
             });
-            table.by_key.extend(entry.keys.iter().map(|key| (key.clone(), Arc::clone(&user))));
+            let keys = entry.keys.iter();
+            table.by_key.extend(
+                keys.map(|key| (key.public.clone(), (Arc::clone(&user), key.admission.clone()))),
+            );
             table.by_uid.extend(entry.uids.iter().map(|uid| (*uid, Arc::clone(&user))));
         }
         table
     }
 
-    /// The user that a peer is.
-    pub(super) fn find(&self, peer: &Peer) -> Option<&Arc<User>> {
+    /// The user that a peer is, if it may come in from `source`, which a Unix socket has not.
+    ///
+    /// # Errors
+    /// Why not: for the log alone, the peer is told the same in every case.
+    pub(super) fn admit(
+        &self,
+        peer: &Peer,
+        source: Option<IpAddr>,
+    ) -> Result<&Arc<User>, NotAdmitted> {
+        let (user, own) = match peer {
+            Peer::Key(key) => self.by_key.get(key).map(|(user, own)| (user, Some(own))),
+            Peer::Account(uid) => self.by_uid.get(uid).map(|user| (user, None)),
+        }
+        .ok_or(NotAdmitted::Unknown)?;
+        let now = SystemTime::now();
+        let name = || user.principal.name.clone();
+        user.admission.judge(source, now).map_err(|why| NotAdmitted::User(name(), why))?;
+        if let Some(own) = own {
+            own.judge(source, now).map_err(|why| NotAdmitted::Key(name(), why))?;
+        }
+        Ok(user)
+    }
+
+    /// Whether the peer's admission ends by itself some day.
+    pub(super) fn expires(&self, peer: &Peer) -> bool {
         match peer {
-            Peer::Key(key) => self.by_key.get(key),
-            Peer::Account(uid) => self.by_uid.get(uid),
+            Peer::Key(key) => self
+                .by_key
+                .get(key)
+                .is_some_and(|(user, own)| user.admission.expires.or(own.expires).is_some()),
+            Peer::Account(uid) => {
+                self.by_uid.get(uid).is_some_and(|user| user.admission.expires.is_some())
+            }
         }
     }
 
     fn named(&self, name: &str) -> Option<&Arc<User>> {
-        self.by_key.values().chain(self.by_uid.values()).find(|user| user.principal.name == name)
+        let by_key = self.by_key.values().map(|(user, _)| user);
+        by_key.chain(self.by_uid.values()).find(|user| user.principal.name == name)
     }
 }

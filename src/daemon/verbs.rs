@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::User;
 use super::{changes, quota, resume};
-use crate::access::{Action, Grant, decide};
+use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
@@ -50,7 +51,7 @@ pub(super) fn admit_put(
     user: &User,
     put: &PutRequest,
     bytes_max: u64,
-) -> Result<Incoming, Refusal> {
+) -> Result<(Incoming, Grant), Refusal> {
     let path = parse(&put.path)?;
     let grant = allow(user, Action::Put { path: &path, replace: put.replace })?;
     path.check_creatable().map_err(bad_name)?;
@@ -59,16 +60,18 @@ pub(super) fn admit_put(
     }
     let target = path.below(user.principal.home.as_ref());
     let keep = resume::keep(user, &target, put)?;
-    Ok(Incoming {
+    let incoming = Incoming {
         target,
         announced: put.bytes,
         bytes_max,
         overwrite: grant.overwrite,
-        parents: if grant.parents { Parents::Make } else { Parents::MustExist },
+        retain: grant.retain,
+        parents: parents(user, &grant),
         mode: put.mode,
         mtime_ns: put.mtime_ns,
         keep,
-    })
+    };
+    Ok((incoming, grant))
 }
 
 /// Starts a put whose parts come through `queue`.
@@ -76,7 +79,7 @@ pub(super) fn start_put<S: Store>(
     session: &Arc<Session<S>>,
     user: Arc<User>,
     id: u32,
-    incoming: Incoming,
+    (incoming, grant): (Incoming, Grant),
     queue: mpsc::Receiver<Part>,
 ) {
     let session = Arc::clone(session);
@@ -92,8 +95,20 @@ pub(super) fn start_put<S: Store>(
             Ok((Final::Stored(committed), Some(seal)))
         };
         let outcome = outcome.await;
-        job.end(&target, None, outcome).await;
+        job.end(&target, None, &grant, outcome).await;
     });
+}
+
+/// Which directories may be made on the way: the gate counts from the home, the tree from the root.
+fn parents(user: &User, grant: &Grant) -> Parents {
+    match grant.parents_from {
+        // All of them; then the home, too, should it be gone.
+        0 | 1 => Parents::Make,
+        from => {
+            let home = user.principal.home.as_ref().map_or(0, RelPath::depth);
+            Parents::MakeFrom(from.saturating_add(home))
+        }
+    }
 }
 
 /// Starts any verb but a put; gives what cancels it, where that is possible: a change of names is
@@ -125,10 +140,7 @@ pub(super) fn start<S: Store>(
             Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
             Request::Remove { path } => changes::remove(job("remove"), &path).await,
             Request::Rmdir { path } => changes::rmdir(job("rmdir"), &path).await,
-            Request::Mkdir { path, parents } => {
-                let parents = if parents { Parents::Make } else { Parents::MustExist };
-                changes::mkdir(job("mkdir"), &path, parents).await
-            }
+            Request::Mkdir { path, parents } => changes::mkdir(job("mkdir"), &path, parents).await,
             Request::Rename { path, to, replace } => {
                 changes::rename(job("rename"), &path, &to, replace).await
             }
@@ -172,7 +184,7 @@ impl<'a, S: Store> Job<'a, S> {
         path: &WirePath,
         action: impl FnOnce(&RelPath) -> Action<'_>,
     ) -> Result<(RelPath, Grant), Refusal> {
-        self.logged(path, || {
+        self.logged((Some(path), None), || {
             let parsed = parse(path)?;
             let grant = allow(self.user, action(&parsed))?;
             Ok((self.at_home(&parsed), grant))
@@ -188,7 +200,7 @@ impl<'a, S: Store> Job<'a, S> {
         path: &WirePath,
         action: impl FnOnce(&RelPath) -> Action<'_>,
     ) -> Result<(RelPath, Grant), Refusal> {
-        self.logged(path, || {
+        self.logged((Some(path), None), || {
             let parsed = parse(path)?;
             let grant = allow(self.user, action(&parsed))?;
             parsed.check_creatable().map_err(bad_name)?;
@@ -200,9 +212,9 @@ impl<'a, S: Store> Job<'a, S> {
     ///
     /// # Errors
     /// As [`Job::admit`].
-    pub(super) fn admit_put(&self, put: &PutRequest) -> Result<Incoming, Refusal> {
+    pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
         let bytes_max = self.user.bytes_max(&self.session.server.live.borrow().settings.limits);
-        self.logged(&put.path, || admit_put(self.user, put, bytes_max))
+        self.logged((Some(&put.path), None), || admit_put(self.user, put, bytes_max))
     }
 
     /// The same for the two names of a rename.
@@ -215,7 +227,7 @@ impl<'a, S: Store> Job<'a, S> {
         to: &WirePath,
         replace: bool,
     ) -> Result<(RelPath, RelPath, Grant), Refusal> {
-        self.logged(from, || {
+        self.logged((Some(from), Some(to)), || {
             let (from, to) = (parse(from)?, parse(to)?);
             let grant = allow(self.user, Action::Rename { from: &from, to: &to, replace })?;
             to.check_creatable().map_err(bad_name)?;
@@ -230,7 +242,7 @@ impl<'a, S: Store> Job<'a, S> {
         action: impl FnOnce(Option<&RelPath>) -> Action<'_>,
     ) -> Result<Option<RelPath>, Refusal> {
         let Some(path) = path else {
-            allow(self.user, action(None))?;
+            self.logged((None, None), || allow(self.user, action(None)))?;
             return Ok(self.user.principal.home.clone());
         };
         self.admit(path, |path| action(Some(path))).map(|(path, _)| Some(path))
@@ -238,16 +250,21 @@ impl<'a, S: Store> Job<'a, S> {
 
     fn logged<T>(
         &self,
-        path: &WirePath,
+        (path, to): (Option<&WirePath>, Option<&WirePath>),
         decide: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        decide().inspect_err(|(code, _)| {
-            log_refusal(self.session, self.user, self.verb, Some(path), *code);
+        decide().inspect_err(|(code, reason)| {
+            log_refusal(self.session, self.user, self.verb, (path, to), (*code, reason));
         })
     }
 
     fn at_home(&self, path: &RelPath) -> RelPath {
         path.below(self.user.principal.home.as_ref())
+    }
+
+    /// Which directories this request may make on its way.
+    pub(super) fn parents(&self, grant: &Grant) -> Parents {
+        parents(self.user, grant)
     }
 
     /// Runs a store's call on a file thread.
@@ -290,10 +307,11 @@ impl<'a, S: Store> Job<'a, S> {
         &self,
         path: &RelPath,
         to: Option<&RelPath>,
+        grant: &Grant,
         outcome: Result<(Final, Option<Seal>), TransferError>,
     ) {
         log(self, Some(path), to, outcome.as_ref().map(|(_, seal)| *seal));
-        let last = outcome.map_or_else(|error| failed(&error), |(last, _)| last);
+        let last = outcome.map_or_else(|error| failed(&told(error, grant)), |(last, _)| last);
         let _ = self.session.answers.send((self.id, last)).await;
     }
 }
@@ -308,7 +326,7 @@ async fn get<S: Store>(
         let told = "an offset means something only with the version that it is of";
         return Err((ErrorCode::Protocol, told.to_owned()));
     }
-    let (target, _) = job.admit(path, |path| Action::Get { path })?;
+    let (target, grant) = job.admit(path, |path| Action::Get { path })?;
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let outcome = async {
         let wanted = target.clone();
@@ -325,16 +343,18 @@ async fn get<S: Store>(
     };
     let outcome = outcome.await;
     log(&job, Some(&target), None, outcome.as_ref().map(|seal| Some(*seal)));
-    let end = outcome.map_or_else(Part::Failed, Part::End);
+    let end = outcome.map_or_else(|error| Part::Failed(told(error, &grant)), Part::End);
     let _ = outbox.send(end).await; // A connection that is gone needs no end.
     Ok(())
 }
 
 async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
     let target = job.admit_or_home(path, |path| Action::List { path })?;
+    let directory = path.map(parse).transpose()?;
+    let hidden = hidden_in(&job.user.principal, directory.as_ref());
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let store = Arc::clone(&job.session.server.store);
-    let listed = list(store, target, &outbox, &job.user.workers).await;
+    let listed = list(store, target, &hidden, &outbox, &job.user.workers).await;
     let _ = outbox.send(listed.map_or_else(Part::Failed, Part::Listed)).await;
     Ok(())
 }
@@ -345,6 +365,18 @@ async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), 
     let last = found.map_or_else(|error| failed(&error), Final::Stat);
     let _ = job.session.answers.send((job.id, last)).await;
     Ok(())
+}
+
+/// What the client is told of a failure. Whoever may not list cannot tell what is missing from what is
+/// forbidden; the log knows.
+fn told(error: TransferError, grant: &Grant) -> TransferError {
+    match (grant.unlisted, error.code()) {
+        (
+            Some(refused),
+            ErrorCode::NotFound | ErrorCode::WrongType | ErrorCode::Denied | ErrorCode::NotEmpty,
+        ) => TransferError::Refused(refused),
+        _ => error,
+    }
 }
 
 fn parse(path: &WirePath) -> Result<RelPath, Refusal> {
@@ -359,22 +391,32 @@ fn bad_name(error: NameError) -> Refusal {
     (ErrorCode::BadName, error.to_string())
 }
 
-/// One line for a request that was refused at the gate.
+/// One line for a request that was refused at the gate. As for all refusals, a user who makes a flood of
+/// them gets a few lines and a count.
 pub(super) fn log_refusal<S: Store>(
     session: &Session<S>,
     user: &User,
     verb: &'static str,
-    path: Option<&WirePath>,
-    code: ErrorCode,
+    (path, to): (Option<&WirePath>, Option<&WirePath>),
+    (code, reason): (ErrorCode, &str),
 ) {
-    let path = path.map(|path| Escaped(&path.0).to_string()).unwrap_or_default();
+    let Some(suppressed) = user.refusals.admit() else { return };
+    let shown = |path: &WirePath| {
+        let home = user.principal.home.as_ref().map(|home| format!("{home}/")).unwrap_or_default();
+        home + &Escaped(&path.0).to_string()
+    };
     tracing::info!(
+        name: kind::DENIED,
         user = user.principal.name,
+        identity = %session.peer,
         peer = session.address,
         verb,
-        path,
+        path = path.map(shown).unwrap_or_default(),
+        to = to.map(shown),
         result = %code,
-        "refused",
+        reason,
+        suppressed,
+        "{verb} refused",
     );
 }
 
@@ -388,13 +430,16 @@ fn log<S: Store>(
     let shown = |path: Option<&RelPath>| path.map(ToString::to_string).unwrap_or_default();
     let (path, to, verb) = (shown(path), to.map(ToString::to_string), job.verb);
     let (user, peer) = (job.user.principal.name.as_str(), job.session.address.as_str());
+    let identity = job.session.peer.to_string();
     let duration_ms = u64::try_from(job.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match outcome {
+    let (result, reason) = match outcome {
         Ok(seal) => {
             let bytes = seal.map(|seal| seal.bytes);
             let sha256 = seal.map(|seal| tracing::field::display(seal.digest));
             tracing::info!(
+                name: kind::DONE,
                 user,
+                identity,
                 peer,
                 verb,
                 path,
@@ -405,32 +450,73 @@ fn log<S: Store>(
                 duration_ms,
                 "{verb} done"
             );
+            return;
         }
-        Err(TransferError::Aborted) => {
-            tracing::info!(
-                user,
-                peer,
-                verb,
-                path,
-                result = "aborted",
-                duration_ms,
-                "{verb} given up"
-            );
-        }
-        Err(error) => {
-            let code = error.code();
-            let is_ours = matches!(
-                code,
-                ErrorCode::Io
-                    | ErrorCode::UnknownOutcome
-                    | ErrorCode::Internal
-                    | ErrorCode::Corrupt
-            );
-            if is_ours {
-                tracing::error!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
-            } else {
-                tracing::info!(user, peer, verb, path, to, result = %code, duration_ms, "{verb} failed: {error}");
-            }
-        }
+        Err(TransferError::Aborted) => ("aborted", "given up".to_owned()),
+        Err(error) => (error.code().name(), error.to_string()),
+    };
+    let is_ours = outcome.is_err_and(|error| {
+        let code = error.code();
+        let ours =
+            [ErrorCode::Io, ErrorCode::UnknownOutcome, ErrorCode::Internal, ErrorCode::Corrupt];
+        !matches!(error, TransferError::Aborted) && ours.contains(&code)
+    });
+    // Each kind by itself, so that no flood of the one hides the other.
+    let limiter = if is_ours { &job.user.faults } else { &job.user.refusals };
+    let Some(suppressed) = limiter.admit() else { return };
+    if is_ours {
+        tracing::error!(
+            name: kind::FAULT,
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} failed: {reason}"
+        );
+    } else if result == "aborted" {
+        tracing::info!(
+            name: kind::GIVEN_UP,
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} given up"
+        );
+    } else {
+        tracing::info!(
+            name: kind::FAILED,
+            user,
+            identity,
+            peer,
+            verb,
+            path,
+            to,
+            result,
+            reason,
+            suppressed,
+            duration_ms,
+            "{verb} failed: {reason}"
+        );
+    }
+}
+
+/// Tells what was left out of the log and no later line has told, when a session ends.
+pub(super) fn log_suppressed<S: Store>(session: &Session<S>, user: &User) {
+    let suppressed = user.refusals.settle() + user.faults.settle();
+    if suppressed > 0 {
+        let (name, peer) = (user.principal.name.as_str(), session.address.as_str());
+        tracing::info!(name: kind::DENIED, user = name, peer, suppressed, "more requests were refused or failed");
     }
 }

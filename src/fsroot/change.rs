@@ -1,6 +1,7 @@
 //! Changes of names: remove, make and rename, each durable before it is told.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat2};
@@ -11,26 +12,40 @@ use super::commit::{Parents, existing_file};
 use super::ledger::Delta;
 use super::made::{Made, Place};
 use super::resolve::{component, open_directory};
+use super::retain::{check_age, check_movable};
 use super::tree::Tree;
 use super::{FsError, Kind, Stat};
 use crate::types::{ErrorCode, FileName, RelPath};
+
+/// The terms of a rename.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Moving {
+    /// Whether a regular file that has the new name may be replaced.
+    pub replace: bool,
+    /// What was stored less than this ago keeps its name, and so does any directory.
+    pub retain: Option<Duration>,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain_target: Option<Duration>,
+}
 
 impl Tree {
     /// Removes the name of anything but a directory; a link's own name, never what it points to.
     ///
     /// # Errors
-    /// As unlink(2); `WrongType` for a directory; `UnknownOutcome` when the name is gone and its
-    /// directory could not be flushed.
-    pub fn remove(&self, path: &RelPath) -> Result<(), FsError> {
+    /// As unlink(2); `WrongType` for a directory; `Denied` for what was stored less than `retain` ago;
+    /// `UnknownOutcome` when the name is gone and its directory could not be flushed.
+    pub fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
         let parent = self.ledger.in_turn(&[path], false, || {
             let fail = FsError::at("remove the name");
             let (parent, name) = self.parent_of(path, "remove the name")?;
-            let stat = Stat::of(&look(&parent, &name).map_err(&fail)?);
+            let raw = look(&parent, &name).map_err(&fail)?;
+            let stat = Stat::of(&raw);
             if stat.kind == Kind::Directory {
                 let doing =
                     "remove the name: it is a directory, which rmdir removes when it is empty";
                 return Err(FsError::new(ErrorCode::WrongType, doing, None));
             }
+            check_age(&raw, retain, "remove the name")?;
             unlinkat(&parent, component(&name), UnlinkatFlags::NoRemoveDir).map_err(fail)?;
             self.ledger.enter(&[(path.clone(), -Delta::file(stat.bytes))]);
             Ok(parent)
@@ -62,11 +77,11 @@ impl Tree {
         let mut made = Made::default();
         self.ledger.in_turn(&[path], false, || {
             let outcome = match parents {
-                Parents::Make => self.make_parents(Some(path), &mut made).map(drop),
                 Parents::MustExist => self
                     .open_parent(path.split_last().0.as_ref(), &mut made)
                     .map_err(FsError::at("make the directory"))
                     .and_then(|parent| self.make_one(&parent, path, &mut made)),
+                making => self.make_parents(Some(path), making, &mut made).map(drop),
             };
             let outcome = outcome.and_then(|()| self.ledger.admit(&made.change(), None));
             if outcome.is_err() {
@@ -94,8 +109,8 @@ impl Tree {
     /// *Source*: renameat2(2); `docs/architecture.md`, "Durability".
     ///
     /// # Errors
-    /// As rename(2); `UnknownOutcome` when the new name is in place and could not be flushed.
-    pub fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError> {
+    /// As rename(2); `Denied` where what is there is kept; `UnknownOutcome` when the new name is in place and could not be flushed.
+    pub fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
         let doing = "rename";
         let fail = FsError::at(doing);
         if to.is_below(from) {
@@ -105,7 +120,7 @@ impl Tree {
         let mut above = Made::default();
         let moved = self
             .ledger
-            .in_turn(&[from, to], true, || self.rename_in_turn(from, to, replace, &mut above))?;
+            .in_turn(&[from, to], true, || self.rename_in_turn(from, to, terms, &mut above))?;
         let Some(Moved { source, target, place, replaced }) = moved else { return Ok(false) };
         // The new name first: a crash in between leaves both names, never none.
         self.flush_after(&target)?;
@@ -125,7 +140,7 @@ impl Tree {
         &self,
         from: &RelPath,
         to: &RelPath,
-        replace: bool,
+        terms: Moving,
         above: &mut Made,
     ) -> Result<Option<Moved>, FsError> {
         let doing = "rename";
@@ -135,7 +150,12 @@ impl Tree {
         let target = self.open_parent(target_path.as_ref(), above).map_err(&fail)?;
         let moved = look(&source, &old).map_err(&fail)?;
         let is_directory = Stat::of(&moved).kind == Kind::Directory;
-        let replaced = if replace && !is_directory { existing_file(&target, &new)? } else { None };
+        check_movable(&moved, terms.retain, doing)?;
+        let replaced = if terms.replace && !is_directory {
+            existing_file(&target, &new, terms.retain_target)?
+        } else {
+            None
+        };
         if replaced.is_some() && from == to {
             // Onto itself: the kernel does nothing, and there are no two names of which one must go.
             return Ok(None);

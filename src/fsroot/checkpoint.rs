@@ -33,7 +33,7 @@ const FLUSH_STEP: u64 = 64 * 1024 * 1024;
 /// The same as a time; only for what is kept when it is cut.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
 /// The least size announced for which an upload is kept: for less nobody asks.
-const ANNOUNCED_LEAST: u64 = FLUSH_STEP;
+pub(super) const ANNOUNCED_LEAST: u64 = FLUSH_STEP;
 /// The least that is worth keeping.
 const KEPT_LEAST: u64 = 1024 * 1024;
 /// Bytes in the path of what is kept: attributes of a file must fit into 4 KiB on ext4.
@@ -85,10 +85,10 @@ pub struct Kept {
 }
 
 /// An attribute, read.
-struct Checkpoint {
-    offset: u64,
-    state: Vec<u8>,
-    owner: Owner,
+pub(super) struct Checkpoint {
+    pub(super) offset: u64,
+    pub(super) state: Vec<u8>,
+    pub(super) owner: Owner,
 }
 
 impl Checkpoint {
@@ -245,7 +245,11 @@ impl Tree {
         if is_small || owner.target.raw_bytes().len() > TARGET_BYTES_MAX {
             return Staging::create(self, &owner.target, None);
         }
-        let id = UploadId(super::staging::random_number()?);
+        self.stage_as(UploadId(super::staging::random_number()?), owner)
+    }
+
+    /// Starts a file that is kept under this id.
+    pub(super) fn stage_as(&self, id: UploadId, owner: &Owner) -> Result<Staging, FsError> {
         let keeping = Keeping { id, owner: owner.clone(), is_marked: false };
         let staging = Staging::create(self, &owner.target, Some(keeping))?;
         // Known from the start, so that whoever comes back is told to wait for the end of the first try.
@@ -275,6 +279,7 @@ impl Tree {
                 let doing = "resume the upload: it is not safe up to that offset; ask again";
                 return Err(FsError::new(ErrorCode::Changed, doing, None));
             }
+            self.lock_partial(&file)?;
             let length = nix::libc::off_t::try_from(offset).unwrap_or(nix::libc::off_t::MAX);
             ftruncate(&file, length).map_err(FsError::at("resume the upload"))?;
             Ok((file, checkpoint.state))
@@ -283,7 +288,7 @@ impl Tree {
             Ok((file, state)) => {
                 let keeping = Keeping { id, owner: owner.clone(), is_marked: true };
                 let hold = hold.unwrap_or_else(|| Hold::new(&self.ledger, &owner.target, None));
-                let name = id.file_name().into();
+                let name = id.file_name(self.options.staging).into();
                 Ok((Staging::of(self, file, name, Some(keeping), hold, offset), state))
             }
             Err(error) => {
@@ -293,8 +298,8 @@ impl Tree {
         }
     }
 
-    fn open_kept(&self, id: UploadId) -> Result<(File, Checkpoint), FsError> {
-        let name = id.file_name();
+    pub(super) fn open_kept(&self, id: UploadId) -> Result<(File, Checkpoint), FsError> {
+        let name = id.file_name(self.options.staging);
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW;
         let file = open_below(&self.stage, name.as_bytes(), flags, Mode::empty());
         let file = File::from(file.map_err(FsError::at("open the upload"))?);
@@ -312,7 +317,11 @@ impl Tree {
     pub(super) fn remove_kept(&self, gone: &[UploadId]) {
         for id in gone {
             // What cannot be removed now is swept at the next start.
-            let _ = unlinkat(&self.stage, id.file_name().as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(
+                &self.stage,
+                id.file_name(self.options.staging).as_str(),
+                UnlinkatFlags::NoRemoveDir,
+            );
         }
     }
 
@@ -352,13 +361,15 @@ impl Tree {
                     self.uploads.enter(id, Upload { owner, since, busy: true, hold: None });
                     // Each makes room as if it had been cut just now.
                     let gone = self.uploads.release(id, since, Some(hold));
-                    stale.extend(gone.iter().map(|id| id.file_name().into()));
+                    stale.extend(gone.iter().map(|id| id.file_name(self.options.staging).into()));
                 }
                 None => stale.push(std::ffi::OsStr::from_bytes(name).to_owned()),
             }
         }
         let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        stale.extend(self.uploads.expire(before).iter().map(|id| id.file_name().into()));
+        stale.extend(
+            self.uploads.expire(before).iter().map(|id| id.file_name(self.options.staging).into()),
+        );
         Ok(Stale(stale))
     }
 
@@ -375,7 +386,7 @@ impl Tree {
 #[derive(Debug)]
 pub struct Stale(Vec<std::ffi::OsString>);
 
-fn unavailable(why: Unavailable) -> FsError {
+pub(super) fn unavailable(why: Unavailable) -> FsError {
     match why {
         Unavailable::Missing => {
             FsError::new(ErrorCode::NotFound, "resume the upload: nothing of it is kept", None)

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat2};
@@ -13,6 +14,7 @@ use nix::unistd::{fsync, ftruncate};
 use super::ledger::Delta;
 use super::made::Made;
 use super::resolve::{component, open_directory};
+use super::retain::check_age;
 use super::staging::Staging;
 use super::tree::StagingPlace;
 use super::{FsError, Kind, Stat, attribute};
@@ -25,6 +27,8 @@ pub enum Parents {
     MustExist,
     /// It makes them, durably.
     Make,
+    /// The same, but only those whose path has at least so many components.
+    MakeFrom(usize),
 }
 
 /// The terms of a commit.
@@ -32,6 +36,8 @@ pub enum Parents {
 pub struct Publish {
     /// Whether a regular file of that name may be replaced.
     pub replace: bool,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain: Option<Duration>,
     /// What to do about missing parent directories.
     pub parents: Parents,
     /// Permission bits before the umask; 0666 without.
@@ -85,9 +91,6 @@ impl Staging {
 
     /// Everything that belongs to the file itself, and its flush.
     fn finish_content(&mut self, publish: &Publish) -> Result<(), FsError> {
-        let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
-        fchmod(&self.file, Mode::from_bits_truncate(mode))
-            .map_err(FsError::at("set the file's mode"))?;
         if self.allocated > self.written {
             let length = off_t::try_from(self.written).unwrap_or(off_t::MAX);
             ftruncate(&self.file, length).map_err(FsError::at("give back unused space"))?;
@@ -113,6 +116,10 @@ impl Staging {
         // It may be about to write a checkpoint.
         self.early.join().map_err(FsError::at("flush the staged file"))?;
         self.forget_checkpoints().map_err(FsError::at("strike out the checkpoint"))?;
+        // Last: a mode without the right to write would refuse us the attributes.
+        let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
+        fchmod(&self.file, Mode::from_bits_truncate(mode))
+            .map_err(FsError::at("set the file's mode"))?;
         if self.tree.options.durability == Durability::Full {
             // Once: after a failure the kernel forgets what it could not write, and a second call lies.
             fsync(&self.file).map_err(FsError::at("flush the staged file"))?;
@@ -133,9 +140,10 @@ impl Staging {
                 .tree
                 .open_parent(parent_path.as_ref(), made)
                 .map_err(FsError::at("open the directory"))?,
-            Parents::Make => self.tree.make_parents(parent_path.as_ref(), made)?,
+            making => self.tree.make_parents(parent_path.as_ref(), making, made)?,
         };
-        let replaced = if publish.replace { existing_file(&parent, &name)? } else { None };
+        let replaced =
+            if publish.replace { existing_file(&parent, &name, publish.retain)? } else { None };
         self.check_parent(&parent, parent_path.as_ref())?;
         let mut change = made.change();
         let gone = replaced.map_or_else(Delta::default, Delta::file);
@@ -201,13 +209,20 @@ impl Staging {
     }
 }
 
-/// How many bytes the regular file under the name has, if there is one; anything else is not replaced.
-pub(super) fn existing_file(parent: &OwnedFd, name: &FileName<'_>) -> Result<Option<u64>, FsError> {
+/// How many bytes the regular file under the name has, if there is one; anything else is not replaced,
+/// nor is a file that was stored less than `retain` ago.
+pub(super) fn existing_file(
+    parent: &OwnedFd,
+    name: &FileName<'_>,
+    retain: Option<Duration>,
+) -> Result<Option<u64>, FsError> {
     match fstatat(parent, component(name), AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT)
     {
         Err(Errno::ENOENT) => Ok(None),
         Err(error) => Err(FsError::at("look at the name")(error)),
-        Ok(stat) if Stat::of(&stat).kind == Kind::File => Ok(Some(Stat::of(&stat).bytes)),
+        Ok(stat) if Stat::of(&stat).kind == Kind::File => {
+            check_age(&stat, retain, "replace the file").map(|()| Some(Stat::of(&stat).bytes))
+        }
         Ok(_) => {
             let doing = "replace what stands under this name: it is not a regular file";
             Err(FsError::new(ErrorCode::WrongType, doing, None))

@@ -1,11 +1,15 @@
 //! How the tree fails.
 
 use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use thiserror::Error;
 
 use crate::types::ErrorCode;
+
+/// The end of the year 9999, the last that a time is printed of.
+const SECONDS_MAX: u64 = 253_402_300_799;
 
 /// What was being done, and why it failed.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
@@ -13,12 +17,19 @@ pub struct FsError {
     code: ErrorCode,
     doing: &'static str,
     cause: Option<Errno>,
+    /// Seconds since 1970 until when a name is kept.
+    kept_until: Option<u64>,
     /// Used and allowed, where a quota is in the way.
     amounts: Option<(u64, u64)>,
 }
 
 impl fmt::Display for FsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(until) = self.kept_until {
+            let until = UNIX_EPOCH + Duration::from_secs(until.min(SECONDS_MAX));
+            let until = humantime::format_rfc3339_seconds(until);
+            return write!(f, "{}: what is there is kept until {until}", self.doing);
+        }
         match (self.cause, self.amounts) {
             (Some(cause), _) => write!(f, "{}: {}", self.doing, cause.desc().to_lowercase()),
             (None, Some((used, allowed))) => {
@@ -32,7 +43,12 @@ impl fmt::Display for FsError {
 impl FsError {
     /// An error with its code given; for what the kernel does not say, and for stores in tests.
     pub fn new(code: ErrorCode, doing: &'static str, cause: Option<Errno>) -> Self {
-        Self { code, doing, cause, amounts: None }
+        Self { code, doing, cause, kept_until: None, amounts: None }
+    }
+
+    /// A refusal because what is there was stored not long enough ago.
+    pub(super) fn kept(doing: &'static str, until: u64) -> Self {
+        Self { kept_until: Some(until), ..Self::new(ErrorCode::Denied, doing, None) }
     }
 
     /// The same, with what is used and allowed.
@@ -52,7 +68,7 @@ impl FsError {
 
     /// Turns what the kernel says into an error that knows what was being done.
     pub(super) fn at(doing: &'static str) -> impl Fn(Errno) -> Self {
-        move |cause| Self { code: code_of(cause), doing, cause: Some(cause), amounts: None }
+        move |cause| Self::new(code_of(cause), doing, Some(cause))
     }
 }
 

@@ -7,6 +7,10 @@ use super::tests::{Place, TestResult, publish, rel};
 use super::*;
 use crate::types::{ErrorCode, Quota, RelPath, Reserve};
 
+fn moving(replace: bool) -> Moving {
+    Moving { replace, ..Moving::default() }
+}
+
 fn home(name: &str) -> Result<Option<RelPath>, crate::types::NameError> {
     if name == "." { Ok(None) } else { rel(name).map(Some) }
 }
@@ -47,16 +51,17 @@ fn act(place: &Place, dice: &mut Dice) -> TestResult {
                 .and_then(|()| staging.write_all(&content))
                 .and_then(|()| staging.commit(&path, &publish(&content, replace)).map(drop))
         }
-        3 => tree.remove(&dice.path()?),
+        3 => tree.remove(&dice.path()?, None),
         4 => tree.make_directory(&dice.path()?, Parents::Make).map(drop),
         5 => tree.remove_directory(&dice.path()?),
-        6 => tree.rename(&dice.path()?, &dice.path()?, dice.roll(2) == 0).map(drop),
+        6 => tree.rename(&dice.path()?, &dice.path()?, moving(dice.roll(2) == 0)).map(drop),
         _ => {
             // Whole directories, and sometimes a home.
             let directories =
                 ["a/d", "a/in/d", "b/d", "c/d", "a/in", "b/in", "c/moved", "a/in/deep"];
             let pick = |at: u64| directories[usize::try_from(at).unwrap_or(0)];
-            tree.rename(&rel(pick(dice.roll(8)))?, &rel(pick(dice.roll(8)))?, false).map(drop)
+            tree.rename(&rel(pick(dice.roll(8)))?, &rel(pick(dice.roll(8)))?, moving(false))
+                .map(drop)
         }
     };
     match outcome.map_err(|error| error.code()) {

@@ -13,6 +13,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::FsError;
+use super::commit::Parents;
 use super::ledger::{Change, Delta};
 use super::resolve::{DIRECTORY, component, open_below, open_directory};
 use super::tree::Tree;
@@ -148,10 +149,12 @@ impl Tree {
         Ok(())
     }
 
-    /// Opens a directory and makes what is missing on the way; `made` remembers what was made.
+    /// Opens a directory and makes what is missing on the way, as far as `parents` allows; `made`
+    /// remembers what was made.
     pub(super) fn make_parents(
         &self,
         path: Option<&RelPath>,
+        parents: Parents,
         made: &mut Made,
     ) -> Result<OwnedFd, FsError> {
         let fail = FsError::at("make the directory");
@@ -160,11 +163,21 @@ impl Tree {
             opened => return opened.map_err(FsError::at("open the directory")),
         }
         made.steps.clear(); // Nothing in it is ours.
+        let least = match parents {
+            Parents::MustExist => usize::MAX,
+            Parents::Make => 0,
+            Parents::MakeFrom(least) => least,
+        };
         let mut directory = open_directory(&self.top, None).map_err(&fail)?;
         let mut way: Option<RelPath> = None;
-        for name in path.iter().flat_map(|path| path.components()) {
+        for (index, name) in path.iter().flat_map(|path| path.components()).enumerate() {
             let here = name.below(way.as_ref());
-            self.make_step(&directory, &here, &name, made)
+            let made_or_there = if index + 1 < least {
+                Err(Errno::EEXIST)
+            } else {
+                self.make_step(&directory, &here, &name, made)
+            };
+            made_or_there
                 .or_else(|error| if error == Errno::EEXIST { Ok(()) } else { Err(error) })
                 .map_err(&fail)?;
             let next = open_below(&directory, name.raw_bytes(), DIRECTORY, Mode::empty());

@@ -19,13 +19,16 @@ mod ledger_tests;
 mod listing;
 mod made;
 mod open;
+mod partial;
 mod resolve;
+mod retain;
 mod staging;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod uploads;
 
+pub use change::Moving;
 pub use checkpoint::{Kept, Resumed, Stale};
 pub use commit::{Parents, Publish, Published};
 pub use error::FsError;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, open, renameat2};
-use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statfs::{
     AFS_SUPER_MAGIC, CODA_SUPER_MAGIC, FsType, NCP_SUPER_MAGIC, NFS_SUPER_MAGIC, PROC_SUPER_MAGIC,
     SMB_SUPER_MAGIC, fstatfs,
@@ -146,19 +146,8 @@ pub(super) fn open_staging(
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(cause) => return Err(kernel(cause)),
     }
+    let stage = find_staging(top, &name)?.ok_or_else(|| kernel(Errno::ENOENT))?;
     let unfit = |what| OpenError::Unfit { path: format!("{name}/{STAGE}"), what };
-    let stage =
-        open_below(top, STAGE.as_bytes(), DIRECTORY, Mode::empty()).map_err(
-            |cause| match cause {
-                Errno::ELOOP | Errno::ENOTDIR => {
-                    unfit("it must be a directory and not a link; remove it")
-                }
-                Errno::EXDEV => unfit("it must lie on the root's own file system; unmount it"),
-                cause => kernel(cause),
-            },
-        )?;
-    let (above, stat) = (fstat(top).map_err(kernel)?, fstat(&stage).map_err(kernel)?);
-    check_owner(&above, &stat).map_err(unfit)?;
     try_out(&stage).map_err(|(what, cause)| match cause {
         Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS => unfit(what),
         cause => OpenError::Open { path: format!("{name}/{STAGE}"), cause },
@@ -170,17 +159,33 @@ pub(super) fn open_staging(
     Ok(stage.into())
 }
 
-fn check_owner(above: &FileStat, stage: &FileStat) -> Result<(), &'static str> {
-    if above.st_dev != stage.st_dev {
-        return Err("it must lie on the root's own file system");
+/// The staging directory, if there is one, as far as looking can tell that it is ours alone.
+pub(super) fn find_staging(top: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, OpenError> {
+    const FOREIGN: &str = "it belongs to another account; remove it and start again";
+    let kernel = |cause| OpenError::Open { path: name.to_owned(), cause };
+    let unfit = |what| OpenError::Unfit { path: format!("{name}/{STAGE}"), what };
+    let stage = match open_below(top, STAGE.as_bytes(), DIRECTORY, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(Errno::ELOOP | Errno::ENOTDIR) => {
+            return Err(unfit("it must be a directory and not a link; remove it"));
+        }
+        Err(Errno::EXDEV) => {
+            return Err(unfit("it must lie on the root's own file system; unmount it"));
+        }
+        Err(Errno::EACCES) => return Err(unfit(FOREIGN)),
+        opened => opened.map_err(kernel)?,
+    };
+    let (above, stat) = (fstat(top).map_err(kernel)?, fstat(&stage).map_err(kernel)?);
+    if above.st_dev != stat.st_dev {
+        return Err(unfit("it must lie on the root's own file system"));
     }
-    if stage.st_uid != geteuid().as_raw() {
-        return Err("it belongs to another account; remove it and start again");
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(unfit(FOREIGN));
     }
-    if stage.st_mode & 0o7777 != 0o700 {
-        return Err("its mode must be 0700; run: chmod 700 on it");
+    if stat.st_mode & 0o7777 != 0o700 {
+        return Err(unfit("its mode must be 0700; run: chmod 700 on it"));
     }
-    Ok(())
+    Ok(Some(stage))
 }
 
 /// Tries what a commit needs of the file system: attributes, and a rename that replaces nothing.

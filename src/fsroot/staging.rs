@@ -57,7 +57,7 @@ impl Staging {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         for _ in 0..NAME_TRIES {
             let name = match &keeping {
-                Some(keeping) => keeping.id.file_name().into(),
+                Some(keeping) => keeping.id.file_name(tree.options.staging).into(),
                 None => random_name(tree.options.staging)?,
             };
             match open_below(&tree.stage, name.as_bytes(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {

@@ -6,15 +6,17 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 
+use super::commit::existing_file;
 use super::ledger::{Delta, Hold, Ledger};
 use super::made::Unflushed;
-use super::open::{OpenError, open_staging, open_top};
+use super::open::{OpenError, find_staging, open_staging, open_top};
 use super::resolve::{component, open_below, open_directory};
 use super::uploads::Uploads;
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
@@ -108,12 +110,21 @@ impl Tree {
     }
 
     /// The verdict of [`Tree::open`] with no side effect: what cannot be known without a write is
-    /// left out.
+    /// left out. Gives the top.
     ///
     /// # Errors
     /// As [`Tree::open`].
-    pub fn check(path: &Path) -> Result<(), OpenError> {
-        open_top(path, StagingPlace::Directory).map(drop)
+    pub fn check(path: &Path) -> Result<OwnedFd, OpenError> {
+        let top = open_top(path, StagingPlace::Directory)?;
+        find_staging(&top, &path.display().to_string())?;
+        Ok(top)
+    }
+
+    /// The account and group that own the directory at `path`; `None` when it cannot be looked at.
+    pub fn owner(path: &Path) -> Option<(u32, u32)> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let stat = open(path, flags, Mode::empty()).and_then(fstat).ok()?;
+        Some((stat.st_uid, stat.st_gid))
     }
 
     /// The descriptor of the top, for a sandbox rule.
@@ -152,7 +163,7 @@ impl Tree {
         }
         let (parent, name) = target.split_last();
         let parent = open_directory(&self.top, parent.as_ref()).ok()?;
-        super::commit::existing_file(&parent, &name).ok()?
+        existing_file(&parent, &name, None).ok()?
     }
 
     /// Puts quotas in force: of a home, and of all that lies below it. What is new has to be counted,
@@ -241,6 +252,24 @@ impl Tree {
         let directory =
             open_directory(&self.top, path).map_err(FsError::at("open the directory"))?;
         Listing::new(directory).map_err(FsError::at("open the directory"))
+    }
+
+    /// Whether a put may take this name as far as age goes: `Denied` when a file that was stored less
+    /// than `retain` ago has it.
+    ///
+    /// # Errors
+    /// That, or as stat(2); a name that is free is no error.
+    pub fn check_replaceable(
+        &self,
+        path: &RelPath,
+        retain: Option<Duration>,
+    ) -> Result<(), FsError> {
+        let (parent, name) = path.split_last();
+        match open_directory(&self.top, parent.as_ref()) {
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(FsError::at("open the directory")(error)),
+            Ok(parent) => existing_file(&parent, &name, retain).map(drop),
+        }
     }
 }
 

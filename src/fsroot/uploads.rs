@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::ledger::Hold;
+use super::tree::StagingPlace;
 use crate::types::RelPath;
 
 /// Uploads that are kept for one user; of more the oldest go.
@@ -23,8 +24,12 @@ const PREFIX: &str = "keep-";
 pub struct UploadId(pub(super) u128);
 
 impl UploadId {
-    pub(super) fn file_name(self) -> String {
-        format!("{PREFIX}{self}")
+    /// What its staging file is called.
+    pub(super) fn file_name(self, place: StagingPlace) -> String {
+        match place {
+            StagingPlace::Directory => format!("{PREFIX}{self}"),
+            StagingPlace::Beside => format!(".ftd-{self}.part"),
+        }
     }
 
     pub(super) fn of_file_name(name: &[u8]) -> Option<Self> {
@@ -250,6 +255,9 @@ mod tests {
         for wrong in ["", "ab", &word[1..], &word.to_uppercase(), &format!("+{}", &word[1..])] {
             assert_eq!(wrong.parse::<UploadId>(), Err(NoUploadId), "{wrong}");
         }
-        assert_eq!(UploadId::of_file_name(UploadId(3).file_name().as_bytes()), Some(UploadId(3)));
+        assert_eq!(
+            UploadId::of_file_name(UploadId(3).file_name(StagingPlace::Directory).as_bytes()),
+            Some(UploadId(3))
+        );
     }
 }

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{KeyError, PrivateKey};
+use super::{KeyError, PrivateKey, parse_public_line};
 
 /// Bytes of the largest key file that is read.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
@@ -20,7 +20,7 @@ const KEY_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Error)]
 pub enum HostKeyError {
     /// It cannot be read or written.
-    #[error("host key {path}: {doing}: {source}")]
+    #[error("host key {path}: {doing}: {source}{}", hint(source))]
     Io {
         /// The file.
         path: String,
@@ -45,6 +45,14 @@ pub enum HostKeyError {
         /// Why.
         source: KeyError,
     },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make its directory, and give it to ftd's account",
+        io::ErrorKind::PermissionDenied => "; its directory must be ftd's account's own",
+        _ => "",
+    }
 }
 
 impl HostKeyError {
@@ -84,6 +92,21 @@ pub fn load_host_key(path: &Path) -> Result<PrivateKey, HostKeyError> {
             "others may read or write it; run chmod 600 on it, and if others did read it, make a new one",
         );
     }
+    read_host_key(path, file)
+}
+
+/// Reads a server's private key that the service manager hands over as a credential.
+///
+/// Who may read it is not looked at: its directory shows it to this service alone, and the manager
+/// uses access lists, which look like a mode for others. Source: systemd.exec(5), `LoadCredential=`.
+///
+/// # Errors
+/// It is missing or damaged.
+pub fn load_credential_key(path: &Path) -> Result<PrivateKey, HostKeyError> {
+    read_host_key(path, File::open(path).map_err(HostKeyError::io(path, "open"))?)
+}
+
+fn read_host_key(path: &Path, file: File) -> Result<PrivateKey, HostKeyError> {
     let mut pem = Zeroizing::new(String::new());
     file.take(KEY_BYTES_MAX).read_to_string(&mut pem).map_err(HostKeyError::io(path, "read"))?;
     PrivateKey::parse_openssh(&pem, None)
@@ -157,6 +180,9 @@ pub fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyError> {
     match read() {
         Err(error) => refuse(format!("read the private key: {error}")),
         Ok((stat, _)) if !stat.is_file() => refuse("it is not a regular file".to_owned()),
+        Ok((_, text)) if parse_public_line(&text).is_ok() => {
+            refuse("this is a public key; name the private one, the file without .pub".to_owned())
+        }
         Ok((stat, _)) if stat.uid() == geteuid().as_raw() && stat.mode() & 0o077 != 0 => {
             refuse(format!(
                 "its mode {:04o} lets others read the private key; run: chmod 600 {name}",

@@ -15,7 +15,9 @@ mod tests;
 mod tls;
 
 pub use agent::{AgentError, agent_keys};
-pub use files::{HostKeyError, load_host_key, load_or_create_host_key, read_key_file};
+pub use files::{
+    HostKeyError, load_credential_key, load_host_key, load_or_create_host_key, read_key_file,
+};
 pub use known_hosts::{KnownHosts, KnownHostsError};
 pub use private::PrivateKey;
 pub use public::{fingerprint, parse_public_line, public_from_spki, public_line, spki_der};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Abort, Answer, Entries, ErrorMessage, Header, Kind, ProtocolError, Request, Trailer, parse,
 };
+use crate::types::RelPath;
 
 /// What the server may still send for each request, without any I/O. A server that sends what was
 /// not asked for is as broken as a client that does.
@@ -78,6 +79,11 @@ impl ClientState {
         self.last_id
     }
 
+    /// Whether every request has had its final frame.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Judges the header of a frame from the server; `true` when content follows.
     ///
     /// # Errors
@@ -118,7 +124,15 @@ impl ClientState {
         let Header { kind, id, .. } = *header;
         let reply = match kind {
             Kind::Answer => Reply::Answer(parse(kind, payload)?),
-            Kind::Entries => Reply::Entries(parse(kind, payload)?),
+            Kind::Entries => {
+                let entries: Entries = parse(kind, payload)?;
+                check_entries(&entries).map_err(|rule| ProtocolError::OutOfOrder {
+                    kind,
+                    id,
+                    rule,
+                })?;
+                Reply::Entries(entries)
+            }
             Kind::Eof => Reply::Eof,
             Kind::Trailer => Reply::Trailer(parse(kind, payload)?),
             Kind::Abort => Reply::Abort(parse(kind, payload)?),
@@ -160,6 +174,23 @@ impl ClientState {
             None => self.open.remove(&id),
         };
         Ok(reply)
+    }
+}
+
+/// What a listing may hold: names of one component, and something in every frame, so that a server
+/// can neither lead a client astray nor keep it waiting with nothing.
+fn check_entries(entries: &Entries) -> Result<(), &'static str> {
+    if entries.entries.is_empty() {
+        return Err("entries that are none");
+    }
+    let is_name = |name: &[u8]| {
+        RelPath::parse(name)
+            .is_ok_and(|path| path.raw_bytes() == name && path.components().count() == 1)
+    };
+    if entries.entries.iter().all(|entry| is_name(&entry.name.0)) {
+        Ok(())
+    } else {
+        Err("an entry whose name no directory can hold")
     }
 }
 

@@ -78,6 +78,11 @@ impl ServerState {
         }
     }
 
+    /// Whether the client has said HELLO.
+    pub fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Whether nothing is in flight, so that the connection counts as idle.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.uploads.is_empty()

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::access::Refused;
 use crate::fsroot::FsError;
 use crate::types::{ErrorCode, Sha256Digest};
 
@@ -50,6 +51,9 @@ pub enum TransferError {
     /// A file may only be replaced by this user, and there is none.
     #[error("not allowed: this needs the right \"create\"")]
     ReplaceOnly,
+    /// What the gate would have said: told in place of an error that would show what is there.
+    #[error(transparent)]
+    Refused(Refused),
     /// A fault of our own ended this request.
     #[error("an internal error ended this request")]
     Panicked,
@@ -64,7 +68,7 @@ impl TransferError {
             Self::Decayed { .. } => ErrorCode::Corrupt,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Changed => ErrorCode::Changed,
-            Self::ReplaceOnly => ErrorCode::Denied,
+            Self::ReplaceOnly | Self::Refused(_) => ErrorCode::Denied,
             Self::Aborted | Self::Panicked => ErrorCode::Internal,
         }
     }

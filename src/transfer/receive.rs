@@ -1,6 +1,7 @@
 //! A file on its way in: from a channel of parts to a committed name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -24,6 +25,8 @@ pub struct Incoming {
     pub bytes_max: u64,
     /// What may happen to a name that is taken.
     pub overwrite: Overwrite,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain: Option<Duration>,
     /// What to do about missing parent directories.
     pub parents: Parents,
     /// Permission bits, before the umask.
@@ -172,6 +175,7 @@ impl<S: Sink> Progress<S> {
     fn finish(&self, staged: Staged<S::Staging>, seal: Seal) -> Result<Committed, TransferError> {
         let terms = Terms {
             replace: self.incoming.overwrite != Overwrite::Never,
+            retain: self.incoming.retain,
             parents: self.incoming.parents,
             mode: self.incoming.mode,
             mtime_ns: self.incoming.mtime_ns,
@@ -191,7 +195,12 @@ fn look<S: Sink>(store: &S, incoming: &Incoming) -> Result<bool, TransferError> 
             let doing = "replace what stands under this name: it is not a regular file";
             Err(FsError::new(ErrorCode::WrongType, doing, None).into())
         }
-        (Ok(_), _) => Ok(true),
+        (Ok(_), _) => {
+            if incoming.retain.is_some() {
+                store.check_replaceable(&incoming.target, incoming.retain)?;
+            }
+            Ok(true)
+        }
         (Err(error), _) if error.code() != ErrorCode::NotFound => Err(error.into()),
         (Err(_), Overwrite::Only) => Err(TransferError::ReplaceOnly),
         (Err(_), _) => Ok(false),
@@ -209,8 +218,18 @@ pub fn check<S: Store>(store: &S, incoming: &Incoming) -> Result<bool, TransferE
         return Err(TransferError::TooLarge { limit: *bytes_max });
     }
     let exists = look(store, incoming)?;
-    if !exists && *parents == Parents::MustExist {
-        store.stat(target.split_last().0.as_ref())?;
+    if !exists {
+        let mut directory = target.split_last().0;
+        let (depth, may_miss) = (directory.iter().flat_map(RelPath::components).count(), *parents);
+        let must_exist = match may_miss {
+            Parents::MustExist => depth,
+            Parents::Make => 0,
+            Parents::MakeFrom(least) => depth.min(least.saturating_sub(1)),
+        };
+        for _ in must_exist..depth {
+            directory = directory.and_then(|directory| directory.split_last().0);
+        }
+        store.stat(directory.as_ref())?;
     }
     store.check_room(target, announced.unwrap_or(0))?;
     Ok(exists)

@@ -1,6 +1,6 @@
 //! A file or a directory on its way out: from the store to a channel of parts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::digest::hash_before;
 use super::staged::digest_of;
 use super::{Buffer, LINGER, Part, Seal, Share, Source, Store, TransferError, Workers};
+use crate::access::Hidden;
 use crate::fsroot::Entry;
 use crate::types::RelPath;
 use crate::types::limits::BUFFER_BYTES;
@@ -53,6 +54,8 @@ struct Progress<F> {
     hasher: Option<Sha256>,
     outbox: Outbox,
     share: Share,
+    /// Gone when the request was given up, which a file thread does not notice by itself.
+    wanted: Weak<()>,
 }
 
 /// Sends the content of `source` as parts and gives what a trailer says about it; the caller sends
@@ -92,7 +95,9 @@ pub async fn send_from<F: Source>(
         let (rest, state) = hash_before(source, state, offset, &share, workers).await?;
         (source, hasher) = (rest, Some(state));
     }
-    let mut progress = Box::new(Progress { source, offset, hasher, outbox, share });
+    let alive = Arc::new(());
+    let wanted = Arc::downgrade(&alive);
+    let mut progress = Box::new(Progress { source, offset, hasher, outbox, share, wanted });
     let mut complete = bytes == Some(offset);
     while !complete {
         let due = bytes.map_or(u64::MAX, |bytes| bytes - progress.offset);
@@ -119,6 +124,9 @@ impl<F: Source> Progress<F> {
     ) -> Result<bool, TransferError> {
         let mut slot = slot;
         loop {
+            if self.wanted.strong_count() == 0 {
+                return Err(TransferError::Aborted);
+            }
             let (permit, mut buffer) = slot;
             let due = bytes.map_or(u64::MAX, |bytes| bytes - self.offset);
             let room = buffer.room();
@@ -163,13 +171,15 @@ impl<F: Source> Progress<F> {
     }
 }
 
-/// Sends what a directory holds, in the directory's own order, and gives how many entries it was.
+/// Sends what a directory holds and is not hidden, in the directory's own order, and gives how many
+/// entries it was.
 ///
 /// # Errors
 /// The store's, or `Aborted` when the connection is gone.
 pub async fn list<S: Store>(
     store: Arc<S>,
     path: Option<RelPath>,
+    hidden: &Hidden,
     outbox: &Outbox,
     workers: &Workers,
 ) -> Result<u64, TransferError> {
@@ -180,10 +190,11 @@ pub async fn list<S: Store>(
             let batch = listing.by_ref().take(ENTRIES_MAX).collect::<Result<Vec<Entry>, _>>();
             batch.map(|batch| (listing, batch))
         });
-        let (rest, entries) = batch.await??;
+        let (rest, mut entries) = batch.await??;
         listing = rest;
-        total += entries.len() as u64;
         let is_last = entries.len() < ENTRIES_MAX;
+        entries.retain(|entry| !hidden.hides(&entry.name));
+        total += entries.len() as u64;
         if !entries.is_empty() {
             outbox.send(Part::Entries(entries)).await?;
         }

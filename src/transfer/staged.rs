@@ -3,6 +3,8 @@
 //! [`Staged`] takes bytes, [`Staged::verify`] is the only source of [`Verified`], and
 //! [`Verified::commit`] the only source of [`Committed`], without which no answer says "stored".
 
+use std::time::Duration;
+
 use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
 use sha2::{Digest, Sha256};
 
@@ -119,6 +121,7 @@ impl<S: Staging> Verified<S> {
     pub fn commit(self, target: &RelPath, terms: &Terms) -> Result<Committed, TransferError> {
         let publish = Publish {
             replace: terms.replace,
+            retain: terms.retain,
             parents: terms.parents,
             mode: terms.mode,
             mtime_ns: terms.mtime_ns,
@@ -179,6 +182,8 @@ pub(super) fn digest_of(hasher: Sha256) -> Sha256Digest {
 pub struct Terms {
     /// Whether a file of that name may be replaced.
     pub replace: bool,
+    /// A file that was stored less than this ago is not replaced.
+    pub retain: Option<Duration>,
     /// What to do about missing parent directories.
     pub parents: crate::fsroot::Parents,
     /// Permission bits, before the umask.

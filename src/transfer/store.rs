@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::fsroot::{
-    Entry, FsError, Kept, Listing, OpenFile, Owner, Parents, Publish, Published,
+    Entry, FsError, Kept, Listing, Moving, OpenFile, Owner, Parents, Publish, Published,
     Staging as StagingFile, Stat, Tree, UploadId, Usage,
 };
 use crate::types::{ErrorCode, Quota, RelPath, Reserve};
@@ -32,6 +32,10 @@ pub trait Sink: Send + Sync + 'static {
     }
     /// Describes a name; `None` is the top.
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError>;
+    /// Refuses early what the commit would: a name whose file was stored less than `retain` ago.
+    fn check_replaceable(&self, _path: &RelPath, _retain: Option<Duration>) -> Result<(), FsError> {
+        Ok(())
+    }
 }
 
 /// A place that keeps files by name: the confined tree, and in the tests one that fails on demand.
@@ -57,12 +61,12 @@ pub trait Store: Sink {
     fn open(&self, path: &RelPath) -> Result<Self::Source, FsError>;
     /// Makes a directory; gives how many were made.
     fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError>;
-    /// Removes the name of what is no directory.
-    fn remove(&self, path: &RelPath) -> Result<(), FsError>;
+    /// Removes the name of what is no directory and was not stored less than `retain` ago.
+    fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError>;
     /// Removes an empty directory.
     fn remove_directory(&self, path: &RelPath) -> Result<(), FsError>;
     /// Changes a name; gives whether a file was replaced.
-    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError>;
+    fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError>;
     /// Reads a directory; `None` is the top.
     fn list(&self, path: Option<&RelPath>) -> Result<Self::Listing, FsError>;
 }
@@ -130,6 +134,10 @@ impl Sink for Tree {
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
         Tree::stat(self, path)
     }
+
+    fn check_replaceable(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
+        Tree::check_replaceable(self, path, retain)
+    }
 }
 
 impl Store for Tree {
@@ -168,16 +176,16 @@ impl Store for Tree {
         Tree::make_directory(self, path, parents)
     }
 
-    fn remove(&self, path: &RelPath) -> Result<(), FsError> {
-        Tree::remove(self, path)
+    fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
+        Tree::remove(self, path, retain)
     }
 
     fn remove_directory(&self, path: &RelPath) -> Result<(), FsError> {
         Tree::remove_directory(self, path)
     }
 
-    fn rename(&self, from: &RelPath, to: &RelPath, replace: bool) -> Result<bool, FsError> {
-        Tree::rename(self, from, to, replace)
+    fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
+        Tree::rename(self, from, to, terms)
     }
 
     fn list(&self, path: Option<&RelPath>) -> Result<Listing, FsError> {

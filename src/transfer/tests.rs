@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::access::Overwrite;
-use crate::fsroot::{FsError, Kept, Kind, Owner, Parents, Publish, Published, Usage};
+use crate::access::{Hidden, Overwrite};
+use crate::fsroot::{FsError, Kept, Kind, Moving, Owner, Parents, Publish, Published, Usage};
 use crate::types::{ErrorCode, Quota, RelPath, Reserve, Sha256Digest};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -125,7 +125,7 @@ impl Store for Memory {
         Ok(0)
     }
 
-    fn remove(&self, path: &RelPath) -> Result<(), FsError> {
+    fn remove(&self, path: &RelPath, _retain: Option<Duration>) -> Result<(), FsError> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = files.remove(path.raw_bytes());
         gone.map(drop).ok_or_else(|| FsError::new(ErrorCode::NotFound, "remove", None))
@@ -135,7 +135,7 @@ impl Store for Memory {
         Err(FsError::new(ErrorCode::WrongType, "remove the directory", None))
     }
 
-    fn rename(&self, from: &RelPath, to: &RelPath, _replace: bool) -> Result<bool, FsError> {
+    fn rename(&self, from: &RelPath, to: &RelPath, _terms: Moving) -> Result<bool, FsError> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = files.remove(from.raw_bytes());
         let moved = moved.ok_or_else(|| FsError::new(ErrorCode::NotFound, "rename", None))?;
@@ -205,6 +205,7 @@ fn incoming(name: &str, announced: Option<u64>) -> Result<Incoming, crate::types
         announced,
         bytes_max: 3 << 20,
         overwrite: Overwrite::Allowed,
+        retain: None,
         parents: Parents::Make,
         mode: None,
         mtime_ns: None,
@@ -386,8 +387,9 @@ async fn a_listing_comes_in_batches_and_complete() -> TestResult {
         let (parts, mut queue) = mpsc::channel(PARTS_MAX);
         let outbox = Outbox { id: 1, parts };
         let store = Arc::clone(&store);
-        let listing =
-            tokio::spawn(async move { list(store, None, &outbox, &Workers::new(1)).await });
+        let listing = tokio::spawn(async move {
+            list(store, None, &Hidden::default(), &outbox, &Workers::new(1)).await
+        });
         let mut seen = 0;
         while let Some((_, part)) = queue.recv().await {
             if let Part::Entries(entries) = part {

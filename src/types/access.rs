@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::RelPath;
+use super::{FileName, NameError, RelPath};
 
 /// One thing that a user may be allowed to do.
 ///
@@ -94,10 +95,88 @@ impl Rights {
     }
 }
 
+impl std::ops::BitAnd for Rights {
+    type Output = Self;
+
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl std::ops::BitOr for Rights {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 impl FromIterator<Right> for Rights {
     fn from_iter<I: IntoIterator<Item = Right>>(rights: I) -> Self {
         Self(rights.into_iter().fold(0, |set, right| set | 1 << right as u8))
     }
+}
+
+/// The directory or file that a rule is about, and all below it: components, of which `*` stands for
+/// any one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pattern(RelPath);
+
+impl Pattern {
+    /// Reads a pattern; its components keep the rules for new names.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let path = RelPath::parse(text.as_bytes())?;
+        path.check_creatable()?;
+        Ok(Self(path))
+    }
+
+    /// The text that it was read from.
+    pub fn raw_bytes(&self) -> &[u8] {
+        self.0.raw_bytes()
+    }
+
+    /// How many components it has: the more, the more specific it is.
+    pub fn depth(&self) -> usize {
+        self.0.depth()
+    }
+
+    /// Whether `path` is what the pattern names, or lies below it.
+    pub fn covers(&self, path: &RelPath) -> bool {
+        self.depth() <= path.depth() && self.agrees(path)
+    }
+
+    /// Whether something below `path` can be what the pattern names; the home has no path.
+    pub fn reaches_below(&self, path: Option<&RelPath>) -> bool {
+        path.is_none_or(|path| self.depth() > path.depth() && self.agrees(path))
+    }
+
+    /// The last component, and whether it stands for any name.
+    pub fn last_matches(&self, name: &[u8]) -> bool {
+        matches(self.0.split_last().1, name)
+    }
+
+    /// Whether both agree for as long as both go on.
+    fn agrees(&self, path: &RelPath) -> bool {
+        self.0.components().zip(path.components()).all(|(own, name)| matches(own, name.raw_bytes()))
+    }
+}
+
+fn matches(own: FileName<'_>, name: &[u8]) -> bool {
+    own.raw_bytes() == b"*" || own.raw_bytes() == name
+}
+
+/// What holds at the paths that a pattern covers, unless a more specific rule does.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// Where, below the user's home.
+    pub pattern: Pattern,
+    /// What the user may do there, in place of what holds above.
+    pub rights: Rights,
+    /// How long what is stored is kept; `None` is what holds above.
+    pub retain: Option<Duration>,
 }
 
 /// Somebody who was authenticated: the only one who can ask for anything.
@@ -107,6 +186,10 @@ pub struct Principal {
     pub name: String,
     /// Where the user's `/` is below the root; `None` is the root itself.
     pub home: Option<RelPath>,
-    /// What the user may do there.
+    /// What the user may do there, where no rule says otherwise.
     pub rights: Rights,
+    /// How long what is stored is kept from the user's own hands; zero is not at all.
+    pub retain: Duration,
+    /// What holds at some paths instead.
+    pub rules: Vec<Rule>,
 }

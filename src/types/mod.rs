@@ -9,7 +9,7 @@ pub mod limits;
 mod path;
 mod quota;
 
-pub use access::{Principal, Right, Rights, UnknownRight};
+pub use access::{Pattern, Principal, Right, Rights, Rule, UnknownRight};
 pub use digest::{DigestError, Sha256Digest};
 pub use error_code::ErrorCode;
 pub use escaped::Escaped;

@@ -200,6 +200,23 @@ impl RelPath {
         self.0.split(|byte| *byte == b'/').map(FileName)
     }
 
+    /// How many components there are.
+    pub fn depth(&self) -> usize {
+        self.components().count()
+    }
+
+    /// The directories on the way to the path, outermost first, without the path itself.
+    pub fn ancestors(&self) -> impl DoubleEndedIterator<Item = Self> {
+        let slashes: Vec<usize> = self
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(at, _)| at)
+            .collect();
+        slashes.into_iter().map(|at| Self(self.0[..at].to_vec()))
+    }
+
     /// The bytes as the peer spelled them; print them through [`Escaped`] only.
     pub fn raw_bytes(&self) -> &[u8] {
         &self.0

@@ -6,12 +6,14 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Connection, Progress, WireError};
+use super::{Connection, Progress, Socket, WireError};
 use crate::proto::{Header, Kind};
 use crate::types::limits::CONTROL_BYTES_MAX;
 
 /// Bytes that may wait in the writer before they are sent.
 const BATCH_BYTES: usize = 256 * 1024;
+/// Bytes that are read at once to be dropped.
+const DRAIN_BYTES: usize = 16 * 1024;
 /// How long a control frame may take from its first byte to its last.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -136,6 +138,22 @@ impl FrameReader {
     pub fn shrink(&mut self) {
         self.connection.shrink();
         self.control = Vec::new();
+    }
+
+    /// Drops what the peer still sends until it closes, or until `limit` is over.
+    ///
+    /// TCP that is closed with bytes unread is reset, and a reset may overtake our last word.
+    pub async fn drain(&mut self, limit: Duration) {
+        if !matches!(self.connection.socket(), Socket::Tcp(_)) {
+            return;
+        }
+        let mut nowhere = vec![0; DRAIN_BYTES];
+        let drained = async {
+            while self.connection.read(&mut nowhere).await.is_ok_and(|read| read > 0) {
+                tokio::task::yield_now().await; // A fast peer must not keep the limit from being seen.
+            }
+        };
+        let _ = tokio::time::timeout(limit, drained).await;
     }
 
     async fn fill(&mut self, dest: &mut [u8]) -> Result<(), WireError> {

@@ -195,3 +195,22 @@ async fn a_peer_that_does_not_read_is_given_up() -> TestResult {
     assert!(peer.await?);
     Ok(())
 }
+
+/// A peer that sends first and reads later still reads the last word: no reset overtakes it.
+#[tokio::test]
+async fn a_last_word_reaches_a_peer_that_is_still_sending() -> TestResult {
+    let (connection, peer) = with_client(|client| {
+        client.write_all(&vec![7; 8 << 20])?;
+        let mut word = [0; 12];
+        client.read_exact(&mut word).map(|()| word[0])
+    })
+    .await?;
+    let (mut reader, mut writer) = split(connection, Duration::from_secs(20));
+    reader.content(&mut [0; 100], None).await?;
+    writer.empty(Kind::Eof, 1)?;
+    writer.close(Duration::from_secs(20)).await;
+    reader.drain(Duration::from_secs(20)).await;
+    drop((reader, writer));
+    assert_eq!(peer.await??, Kind::Eof as u8);
+    Ok(())
+}

@@ -2,10 +2,13 @@
 #![allow(dead_code, reason = "each test file uses its own part of the vocabulary")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
 
+pub mod evil;
+pub mod proxy;
 pub mod raw;
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -91,13 +94,29 @@ impl Setup {
     }
 
     pub fn start_with(self, env: &[(&str, &OsStr)]) -> Result<Daemon, Box<dyn std::error::Error>> {
-        let command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftd"));
+        command.stdin(Stdio::null());
+        self.start_command(command, env)
+    }
+
+    /// Starts the daemon with two sockets as the service manager would hand them over.
+    pub fn start_with_sockets(
+        self,
+        first: OwnedFd,
+        second: OwnedFd,
+        env: &[(&str, &OsStr)],
+    ) -> Result<Daemon, Box<dyn std::error::Error>> {
+        let pass = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; \
+                    LISTEN_FDS=2 LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", pass, env!("CARGO_BIN_EXE_ftd")]).stdin(first).stdout(second);
         self.start_command(command, env)
     }
 
     /// Starts the daemon under strace, which writes to `trace` here.
     pub fn start_traced(self, words: &[&str]) -> Result<Daemon, Box<dyn std::error::Error>> {
-        let command = self.traced(words);
+        let mut command = self.traced(words);
+        command.stdin(Stdio::null());
         self.start_command(command, &[])
     }
 
@@ -123,7 +142,6 @@ impl Setup {
             .arg(self.path("ftd.toml"))
             .envs(env.iter().copied())
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
             .stderr(Stdio::piped());
         if env.is_empty() {
             command.env_remove("NOTIFY_SOCKET");
@@ -240,6 +258,7 @@ impl Daemon {
             .env("HOME", self.dir.path())
             .env("FTC_IDENTITY", self.path("key"))
             .env("FTC_KNOWN_HOSTS", self.path("known_hosts"))
+            .env("FTC_RETRY", "0s")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -295,6 +314,16 @@ impl Ftc {
 
     pub fn env_remove(mut self, name: &str) -> Self {
         self.command.env_remove(name);
+        self
+    }
+
+    pub fn stderr(mut self, to: impl Into<Stdio>) -> Self {
+        self.command.stderr(to);
+        self
+    }
+
+    pub fn stdin_pipe(mut self) -> Self {
+        self.command.stdin(Stdio::piped());
         self
     }
 

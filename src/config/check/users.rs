@@ -5,51 +5,63 @@ use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
 
 use super::Check;
+use crate::config::error::Place;
 use crate::config::raw::{RawUser, Value};
 use crate::config::settings::User;
 use crate::types::limits::HOME_BYTES_MAX;
-use crate::types::{NameError, Principal, PublicKey, RelPath, Right, Rights};
+use crate::types::{NameError, Principal, PublicKey, RelPath};
 
 /// Bytes in the name of a user.
 const USER_NAME_BYTES_MAX: usize = 64;
 
 /// Where each thing that must be unique was first met: its place, and the user's label.
 #[derive(Default)]
-struct Met {
-    names: HashMap<String, usize>,
-    keys: HashMap<PublicKey, (usize, String)>,
-    uids: HashMap<u32, (usize, String)>,
+pub(super) struct Met {
+    names: HashMap<String, Place>,
+    /// The user who is being read.
+    pub(super) owner: String,
+    pub(super) keys: HashMap<PublicKey, (Place, String)>,
+    uids: HashMap<u32, (Place, String)>,
 }
 
 impl Check<'_> {
-    pub(super) fn users(&mut self, value: Option<&Value<'_>>) -> Option<Vec<User>> {
+    /// The users of all files; `lists` has what each says, and which file it is.
+    pub(super) fn users(&mut self, lists: &[(usize, Option<&Value<'_>>)]) -> Option<Vec<User>> {
         const FORM: &str = "[[user]] sections, with double brackets";
-        let array = match value.map(|value| (value, value.get_ref())) {
-            Some((_, DeValue::Array(array))) if !array.is_empty() => array,
-            Some((value, found)) if !found.is_array() => {
-                self.must_be("user", value, FORM);
-                return None;
-            }
-            _ => {
-                let at = value.map_or(self.text.trim_end().len(), |value| value.span().start);
-                let message = "there is no user, so nobody could come in; add at the end of the \
-                     file the line [[user]] and below it name = \"alice\", \
-                     keys = [\"ssh-ed25519 AAAA… alice@laptop\"] (the line in her \
-                     ~/.ssh/id_ed25519.pub) and allow = [\"get\", \"list\"], each on its own line";
-                self.problems.add(at, "user", message);
-                return None;
-            }
-        };
+        let main = self.problems.place(0);
         let mut met = Met::default();
-        let mut users = Vec::with_capacity(array.len());
-        for (index, value) in array.iter().enumerate() {
-            let number = index + 1;
-            match value.get_ref() {
-                DeValue::Table(table) => {
-                    users.extend(self.user(number, value.span().start, table, &mut met));
+        let mut users = Vec::new();
+        let mut is_empty = true;
+        for (file, value) in lists {
+            let Some(value) = value else { continue };
+            self.problems.leave(*file);
+            let Some(array) = value.get_ref().as_array() else {
+                is_empty = false;
+                self.must_be("user", value, FORM);
+                continue;
+            };
+            is_empty &= array.is_empty();
+            users.reserve(array.len());
+            for (index, value) in array.iter().enumerate() {
+                let number = index + 1;
+                match value.get_ref() {
+                    DeValue::Table(table) => {
+                        users.extend(self.user(number, value.span().start, table, &mut met));
+                    }
+                    _ => self.must_be(&format!("user[{number}]"), value, FORM),
                 }
-                _ => self.must_be(&format!("user[{number}]"), value, FORM),
             }
+        }
+        self.problems.leave(main.file());
+        if is_empty {
+            let first = lists.first().and_then(|(_, value)| *value);
+            let at = first.map_or(self.text.trim_end().len(), |value| value.span().start);
+            let message = "there is no user, so nobody could come in; add at the end of the \
+                 file the line [[user]] and below it name = \"alice\", \
+                 keys = [\"ssh-ed25519 AAAA… alice@laptop\"] (the line in her \
+                 ~/.ssh/id_ed25519.pub) and allow = [\"get\", \"list\"], each on its own line";
+            self.problems.add(at, "user", message);
+            return None;
         }
         Some(users)
     }
@@ -67,22 +79,36 @@ impl Check<'_> {
         let raw = RawUser::read(&format!("{label}."), table, &mut self.problems);
 
         let name = self.user_name(&label, at, raw.name, met);
-        let keys = self.user_keys(&label, raw.keys, met);
+        let keys = self.user_keys(&label, &raw, met);
         let uids = self.user_uids(&label, raw.unix, met);
         let list_is_empty = |value: Option<&Value<'_>>| {
             value.is_none_or(|value| value.get_ref().as_array().is_some_and(|list| list.is_empty()))
         };
-        if list_is_empty(raw.keys) && list_is_empty(raw.unix) {
+        let none = [raw.keys, raw.unix].into_iter().all(list_is_empty);
+        if none && raw.key.is_none() && raw.keys_file.is_none() {
             let message = "at least one key is needed, keys = [\"ssh-ed25519 AAAA…\"], or one \
                            local account, unix = [\"alice\"]";
             self.problems.add(at, format!("{label}.keys"), message);
         }
+        let admission = self.admission(&label, raw.from, raw.expires, raw.enabled);
         let home = self.user_home(&label, raw.home, named);
-        let rights = self.user_rights(&label, at, raw.allow);
+        let rules = self.user_paths(&label, raw.path);
+        let rights = self.rights(&label, at, raw.allow, !rules.is_empty());
+        let retain = self.retain(&label, raw.retain);
+        let bandwidth = self.bandwidth(&label, raw.bandwidth);
         let quota = self.user_quota(&label, &raw);
         let max_file_size = self.user_file_size(&label, &raw);
-        let principal = Principal { name: name?, home: home.ok()?, rights: rights? };
-        Some(User { principal, keys, uids, quota: quota?, max_file_size: max_file_size.ok()? })
+        let principal =
+            Principal { name: name?, home: home.ok()?, rights: rights?, retain: retain?, rules };
+        Some(User {
+            principal,
+            admission: admission?,
+            keys,
+            bandwidth: bandwidth.ok()?,
+            uids,
+            quota: quota?,
+            max_file_size: max_file_size.ok()?,
+        })
     }
 
     fn user_name(
@@ -109,50 +135,12 @@ impl Check<'_> {
         let at = value.span().start;
         if let Some(first) = met.names.get(name) {
             let message =
-                format!("the name is taken already, at line {}", self.problems.line(*first));
+                format!("the name is taken already, at {}", self.problems.describe(*first));
             self.problems.add(at, key, message);
             return None;
         }
-        met.names.insert(name.to_owned(), at);
+        met.names.insert(name.to_owned(), self.problems.place(at));
         Some(name.to_owned())
-    }
-
-    fn user_keys(
-        &mut self,
-        label: &str,
-        value: Option<&Value<'_>>,
-        met: &mut Met,
-    ) -> Vec<PublicKey> {
-        let Some(value) = value else {
-            return Vec::new();
-        };
-        let mut keys = Vec::new();
-        let what = "a list of key lines such as [\"ssh-ed25519 AAAA… alice@laptop\"]";
-        for (key, element, text) in self.strings(&format!("{label}.keys"), value, what) {
-            let at = element.span().start;
-            let read = match text.trim() {
-                lines if lines.contains(['\n', '\r']) => {
-                    Err("a key is one line; give each its own quotes".to_owned())
-                }
-                line => (self.resolvers.key)(line),
-            };
-            let public = match read {
-                Ok(public) => public,
-                Err(message) => {
-                    self.problems.add(at, key, shown_sentence(&message));
-                    continue;
-                }
-            };
-            if let Some((first, owner)) = met.keys.get(&public) {
-                let line = self.problems.line(*first);
-                let message = format!("the same key is listed already, for {owner} at line {line}");
-                self.problems.add(at, key, message);
-                continue;
-            }
-            met.keys.insert(public.clone(), (at, label.to_owned()));
-            keys.push(public);
-        }
-        keys
     }
 
     fn user_uids(&mut self, label: &str, value: Option<&Value<'_>>, met: &mut Met) -> Vec<u32> {
@@ -179,12 +167,12 @@ impl Check<'_> {
                 continue;
             }
             if let Some((first, owner)) = met.uids.get(&uid) {
-                let line = self.problems.line(*first);
-                let message = format!("uid {uid} is listed already, for {owner} at line {line}");
+                let place = self.problems.describe(*first);
+                let message = format!("uid {uid} is listed already, for {owner} at {place}");
                 self.problems.add(at, key, message);
                 continue;
             }
-            met.uids.insert(uid, (at, label.to_owned()));
+            met.uids.insert(uid, (self.problems.place(at), label.to_owned()));
             uids.push(uid);
         }
         uids
@@ -222,37 +210,10 @@ impl Check<'_> {
         self.problems.add(value.span().start, key, message);
         Err(())
     }
-
-    fn user_rights(&mut self, label: &str, at: usize, value: Option<&Value<'_>>) -> Option<Rights> {
-        let key = format!("{label}.allow");
-        let words = Right::ALL.map(Right::name).join(", ");
-        let Some(value) = value else {
-            self.problems.add(at, key, format!("missing; list what the user may do: {words}"));
-            return None;
-        };
-        let elements = self.strings(&key, value, "a list such as [\"get\", \"list\"]");
-        if value.get_ref().as_array()?.is_empty() {
-            let message = format!("is empty; list what the user may do: {words}");
-            self.problems.add(value.span().start, key, message);
-            return None;
-        }
-        let mut rights: Vec<Right> = Vec::with_capacity(elements.len());
-        for (key, element, text) in elements {
-            let at = element.span().start;
-            match text.parse::<Right>() {
-                Ok(right) if rights.contains(&right) => {
-                    self.problems.add(at, key, format!("\"{text}\" stands in the list twice"));
-                }
-                Ok(right) => rights.push(right),
-                Err(error) => self.problems.add(at, key, error.to_string()),
-            }
-        }
-        Some(rights.into_iter().collect())
-    }
 }
 
 /// A sentence that came from outside this module, kept to one line.
-fn shown_sentence(sentence: &str) -> String {
+pub(super) fn shown_sentence(sentence: &str) -> String {
     crate::types::Escaped(sentence.as_bytes()).to_string()
 }
 

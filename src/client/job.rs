@@ -1,0 +1,361 @@
+//! One run of `ftc`: its settings, its connections, and the count of what failed.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::cli::Global;
+use super::connect::{Keys, connect};
+use super::engine::{Line, Throttle};
+use super::exit::{Exit, Failure};
+use super::operand::{Remote, Server};
+use super::report::{Item, Report};
+use super::settings::Settings;
+use crate::types::Escaped;
+
+/// The first pause before a connection is tried again, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// What all parts of a run share.
+pub struct Job {
+    /// What the user asked for.
+    pub settings: Settings,
+    /// Who tells about it.
+    pub report: Report,
+    shared: Arc<Shared>,
+    failed: Mutex<Failed>,
+    done: AtomicU64,
+}
+
+/// What outlives one line at a prompt.
+#[derive(Default)]
+struct Shared {
+    throttle: Arc<Throttle>,
+    keys: Keys,
+    lanes: Mutex<HashMap<(String, usize), Arc<Lane>>>,
+    /// Where the user stands, at a prompt: a server, and a directory there.
+    place: Mutex<Option<(Option<Server>, Vec<u8>)>>,
+}
+
+/// A place for one connection.
+#[derive(Default)]
+struct Lane {
+    line: tokio::sync::Mutex<Option<Line>>,
+    /// Whether it ever stood: a first connection that fails is not tried again.
+    stood: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Default)]
+struct Failed {
+    first: Option<Exit>,
+    differs: bool,
+}
+
+impl Job {
+    /// Nothing done yet.
+    pub fn new(settings: Settings, report: Report, rate: Option<u64>) -> Self {
+        Self::with(settings, report, rate, Arc::default())
+    }
+
+    fn with(settings: Settings, report: Report, rate: Option<u64>, shared: Arc<Shared>) -> Self {
+        shared.throttle.set(rate);
+        Self { settings, report, shared, failed: Mutex::default(), done: AtomicU64::new(0) }
+    }
+
+    /// Another run from the same place, over the same connections.
+    pub fn again_with(&self, global: Global, report: Report, rate: Option<u64>) -> Self {
+        let settings = Settings { global, ..self.settings.clone() };
+        Self::with(settings, report, rate, Arc::clone(&self.shared))
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failed> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an outcome, and tells a failure.
+    pub fn note(&self, item: Option<&Item>, outcome: Result<(), Failure>) {
+        match outcome {
+            Ok(()) => self.succeeded(),
+            Err(failure) => {
+                self.report.failed(item, &failure);
+                self.count(failure.exit);
+            }
+        }
+    }
+
+    /// Counts something that went well.
+    pub fn succeeded(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a failure that is told elsewhere.
+    pub fn count(&self, exit: Exit) {
+        let mut failed = self.failures();
+        match failed.first {
+            None => failed.first = Some(exit),
+            Some(first) if first != exit => failed.differs = true,
+            Some(_) => {}
+        }
+    }
+
+    /// How the program ends: the one failure's code, or that some of many failed.
+    pub fn exit(&self) -> Exit {
+        let failed = self.failures();
+        match failed.first {
+            None => Exit::Ok,
+            Some(first) if self.done.load(Ordering::Relaxed) == 0 && !failed.differs => first,
+            Some(_) => Exit::Partial,
+        }
+    }
+
+    /// Says goodbye to all servers, tells the sums, and gives the exit code.
+    pub async fn finish(&self) -> Exit {
+        let exit = self.exit();
+        self.report.finish(exit);
+        self.hang_up().await;
+        exit
+    }
+
+    /// Says goodbye to all servers.
+    pub async fn hang_up(&self) {
+        let lanes: Vec<_> = self.lanes().drain().collect();
+        for (_, lane) in lanes {
+            let line = lane.line.lock().await.take();
+            if let Some(line) = line {
+                line.close().await;
+            }
+        }
+    }
+
+    /// Drops all connections as they are: what was under way on them counts as cut.
+    pub fn drop_lines(&self) {
+        self.lanes().clear();
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<(String, usize), Arc<Lane>>> {
+        self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lane(&self, server: &Server, lane: usize) -> Arc<Lane> {
+        Arc::clone(self.lanes().entry((server.name(), lane)).or_default())
+    }
+
+    /// A connection to a server, made when it is first needed, and again when it was lost.
+    ///
+    /// # Errors
+    /// Each says what to do next.
+    pub async fn line(&self, server: &Server, number: usize) -> Result<Line, Failure> {
+        let seat = self.lane(server, number);
+        let mut place = seat.line.lock().await;
+        if let Some(line) = place.as_ref().filter(|line| !line.is_broken()) {
+            return Ok(line.clone());
+        }
+        let made =
+            connect(server, &self.settings, &self.shared.keys, &self.shared.throttle).await?;
+        seat.stood.store(true, Ordering::Relaxed);
+        self.report.explain(|| {
+            let (user, version) = (&made.hello().user, &made.hello().server);
+            let (user, version) = (Escaped(user.as_bytes()), Escaped(version.as_bytes()));
+            format!("logged in to {} ({version}) as {user}", server.name())
+        });
+        *place = Some(made.clone());
+        Ok(made)
+    }
+
+    /// A fresh count of tries for one piece of work.
+    pub fn patience(&self) -> Patience {
+        Patience { limit: self.settings.global.retry, since: None, tries: 0 }
+    }
+
+    /// Whether to try again after this outcome; waits before it says yes.
+    pub async fn again<T>(
+        &self,
+        server: &Server,
+        lane: usize,
+        patience: &mut Patience,
+        outcome: &Result<T, Failure>,
+    ) -> bool {
+        let Err(failure) = outcome else { return false };
+        if !failure.is_lost() || !self.lane(server, lane).stood.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some(pause) = patience.pause() else { return false };
+        self.report.explain(|| {
+            format!("{}; trying again in {:.1} s", failure.message, pause.as_secs_f32())
+        });
+        tokio::time::sleep(pause).await;
+        true
+    }
+
+    /// Asks for what has one answer, again if the connection is lost.
+    ///
+    /// # Errors
+    /// The server's word, or the connection's end.
+    pub async fn ask(
+        &self,
+        server: &Server,
+        request: &crate::proto::Request,
+    ) -> Result<crate::proto::Answer, Failure> {
+        let mut patience = self.patience();
+        loop {
+            let outcome = match self.line(server, 0).await {
+                Ok(line) => line.ask(request).await,
+                Err(failure) => Err(failure),
+            };
+            if !self.again(server, 0, &mut patience, &outcome).await {
+                return outcome;
+            }
+        }
+    }
+
+    /// Reads an operand that must be remote.
+    ///
+    /// # Errors
+    /// It names no server, and there is no default one; or its path breaks a rule.
+    pub fn remote(&self, operand: &std::ffi::OsStr) -> Result<(Server, Remote), Failure> {
+        let remote = self.placed(Remote::parse(operand, self.settings.global.port)?);
+        Ok((self.server_of(&remote)?, remote))
+    }
+
+    /// The server that an operand means.
+    ///
+    /// # Errors
+    /// It means the default one, and there is none.
+    pub fn server_of(&self, remote: &Remote) -> Result<Server, Failure> {
+        self.settings.server_of(remote)
+    }
+
+    /// The server of operands that name none.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn default_server(&self) -> Result<Server, Failure> {
+        let home = Remote { server: None, path: Vec::new() };
+        self.server_of(&self.placed(home))
+    }
+
+    fn stand(&self) -> MutexGuard<'_, Option<(Option<Server>, Vec<u8>)>> {
+        self.shared.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes to a directory: from now on what names no server is there.
+    pub fn move_to(&self, server: Option<Server>, path: Vec<u8>) {
+        *self.stand() = Some((server, path));
+    }
+
+    /// The directory in which the user stands, at a prompt.
+    pub fn place(&self) -> Vec<u8> {
+        self.stand().as_ref().map_or_else(Vec::new, |(_, path)| path.clone())
+    }
+
+    /// An operand as it stands where the user is. At a prompt `/` is the home, and `..` goes up: no
+    /// link is ever followed there, so that this can be told from the names alone.
+    pub fn placed(&self, remote: Remote) -> Remote {
+        match (&*self.stand(), &remote.server) {
+            (Some((server, base)), None) => {
+                Remote { server: server.clone(), path: resolve(base, &remote.path) }
+            }
+            _ => remote,
+        }
+    }
+}
+
+/// A path as typed at a prompt, from the home.
+fn resolve(base: &[u8], typed: &[u8]) -> Vec<u8> {
+    let from = if typed.starts_with(b"/") { &b""[..] } else { base };
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in from.split(|byte| *byte == b'/').chain(typed.split(|byte| *byte == b'/')) {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let mut path = parts.join(&b'/');
+    let is_directory = typed.is_empty() || typed.ends_with(b"/") || typed.ends_with(b".");
+    if !path.is_empty() && is_directory && !is_name_with_dot(typed) {
+        path.push(b'/');
+    }
+    path
+}
+
+/// Whether what ends with a dot is a name, and neither `.` nor `..`.
+fn is_name_with_dot(typed: &[u8]) -> bool {
+    let last = typed.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    !last.is_empty() && !matches!(last, b"." | b"..")
+}
+
+/// How often, and for how long, something lost is tried again.
+pub struct Patience {
+    limit: Duration,
+    since: Option<Instant>,
+    tries: u32,
+}
+
+impl Patience {
+    /// Something went ahead since the last try.
+    pub fn progressed(&mut self) {
+        (self.since, self.tries) = (None, 0);
+    }
+
+    /// Waits before the same is tried again; `false` when that has gone on for too long.
+    pub async fn wait(&mut self) -> bool {
+        let Some(pause) = self.pause() else { return false };
+        tokio::time::sleep(pause).await;
+        true
+    }
+
+    /// How long to wait now: longer every time, and never the same for two clients of one server.
+    fn pause(&mut self) -> Option<Duration> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let full = PAUSE.0.saturating_mul(1 << self.tries.min(10)).min(PAUSE.1);
+        let jitter = (RandomState::new().hash_one(0_u8) % 1000) as u32;
+        let pause = full / 2 + full * jitter / 2000;
+        self.tries += 1;
+        (since.elapsed() + pause <= self.limit).then_some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_goes_up_and_down_and_never_above_the_home() {
+        for (base, typed, expected) in [
+            ("", "a", "a"),
+            ("a/b", "", "a/b/"),
+            ("a/b", "c", "a/b/c"),
+            ("a/b", "c/", "a/b/c/"),
+            ("a/b", "..", "a/"),
+            ("a/b", "../c.", "a/c."),
+            ("a/b", "../../../..", ""),
+            ("a/b", "/c", "c"),
+            ("a/b", "/", ""),
+            ("a/b", ".", "a/b/"),
+            ("a", "b//./c", "a/b/c"),
+        ] {
+            let found = resolve(base.as_bytes(), typed.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&found), expected, "{base} {typed}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_with_jitter_and_end_with_the_limit() {
+        let mut patience = Patience { limit: Duration::from_secs(30), since: None, tries: 0 };
+        let start = Instant::now();
+        let mut pauses = Vec::new();
+        while let Some(pause) = patience.pause() {
+            pauses.push(pause);
+            tokio::time::advance(pause).await;
+        }
+        assert!(start.elapsed() <= Duration::from_secs(30) && pauses.len() > 5, "{pauses:?}");
+        assert!(pauses[0] <= PAUSE.0 && pauses.iter().all(|pause| *pause <= PAUSE.1));
+        let mut none = Patience { limit: Duration::ZERO, since: None, tries: 0 };
+        assert!(none.pause().is_none(), "--retry 0 never tries again");
+    }
+}

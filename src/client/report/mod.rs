@@ -1,0 +1,413 @@
+//! What a run tells: lines for people, bars on a terminal, events for programs, receipts for the files.
+//!
+//! *Shape*: `docs/json.md` is the schema of the events.
+
+mod bars;
+mod events;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::HumanBytes;
+
+use super::exit::{Exit, Failure, tell};
+use crate::types::{Escaped, Sha256Digest};
+use bars::{Bar, Bars};
+use events::Event;
+
+/// How often a file's progress is an event.
+const EVENT_EVERY: Duration = Duration::from_secs(1);
+/// Files that are at least so large tell what is being waited for at their end.
+const PHASE_LEAST: u64 = 1024 * 1024;
+/// Files that are at least so large have a bar of their own.
+const BAR_LEAST: u64 = 4 * 1024 * 1024;
+
+/// What is done with a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// It is sent.
+    Put,
+    /// It is fetched.
+    Get,
+    /// It is compared.
+    Verify,
+}
+
+/// One file of a job.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// What is done with it.
+    pub action: Action,
+    /// Its path on the server, raw.
+    pub path: Vec<u8>,
+    /// What it is here, raw; `-` for a stream.
+    pub local: Vec<u8>,
+}
+
+impl Item {
+    /// The name that a person recognises: where it ends up.
+    fn shown(&self) -> String {
+        match self.action {
+            Action::Put => Escaped(&self.path).to_string(),
+            Action::Get | Action::Verify => Escaped(&self.local).to_string(),
+        }
+    }
+}
+
+/// What came of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// Bytes of content.
+    pub bytes: u64,
+    /// SHA-256 of the content.
+    pub sha256: Sha256Digest,
+    /// Time of modification, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Whether another file made room.
+    pub replaced: bool,
+    /// Bytes that an earlier attempt had left, which were not moved again.
+    pub resumed: u64,
+    /// The answer was lost, and the file found to be there when it was asked for.
+    pub confirmed: bool,
+}
+
+/// How a run is told.
+#[derive(Clone, Debug, Default)]
+pub struct Style {
+    /// Nothing but errors.
+    pub quiet: bool,
+    /// Every file of a tree too.
+    pub verbose: bool,
+    /// Events for programs, instead of lines for people.
+    pub events: Option<Stream>,
+}
+
+/// Where events go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error: standard output carries a file.
+    Err,
+}
+
+/// The teller of a run. Cheap to clone.
+#[derive(Clone)]
+pub struct Report(Arc<Inner>);
+
+struct Inner {
+    style: Style,
+    bars: Bars,
+    receipt: Option<Mutex<File>>,
+    /// Whether it is a job of many files, which is told in sums.
+    many: std::sync::atomic::AtomicBool,
+    totals: Totals,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct Totals {
+    done: AtomicU64,
+    skipped: AtomicU64,
+    failed: AtomicU64,
+    bytes: AtomicU64,
+    moved: AtomicU64,
+    files_found: AtomicU64,
+    bytes_found: AtomicU64,
+}
+
+impl Report {
+    /// Nothing to tell yet.
+    ///
+    /// # Errors
+    /// The receipt cannot be opened.
+    #[expect(clippy::disallowed_methods, reason = "the user's own file, named by the user")]
+    pub fn new(style: Style, receipt: Option<&Path>) -> Result<Self, Failure> {
+        let open = |path: &Path| {
+            File::options().append(true).create(true).mode(0o600).open(path).map_err(|error| {
+                Failure::new(Exit::Usage, error.to_string())
+                    .doing(format!("open the receipt {}", path.display()))
+            })
+        };
+        let receipt = receipt.map(open).transpose()?.map(Mutex::new);
+        let bars = Bars::new(style.quiet || style.events.is_some());
+        let inner = Inner {
+            style,
+            bars,
+            receipt,
+            many: false.into(),
+            totals: Totals::default(),
+            started: Instant::now(),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Whether files are told one by one, as far as they are at all.
+    fn is_verbose(&self) -> bool {
+        self.0.style.verbose || !self.0.many.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody would see how much there is to do.
+    pub fn wants_totals(&self) -> bool {
+        self.0.bars.is_visible() || self.0.style.events.is_some()
+    }
+
+    /// It is a job of many files: one bar for all of it, and sums at the end.
+    pub fn many(&self) {
+        self.0.many.store(true, Ordering::Relaxed);
+        self.0.bars.job();
+    }
+
+    /// So much more was found that is to be done.
+    pub fn found(&self, files: u64, bytes: u64) {
+        let files = self.0.totals.files_found.fetch_add(files, Ordering::Relaxed) + files;
+        let bytes = self.0.totals.bytes_found.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.0.bars.found(files, bytes);
+    }
+
+    /// A file is begun.
+    pub fn start(&self, item: Item, bytes: Option<u64>) -> Meter {
+        self.event(|| Event::start(&item, bytes));
+        let is_alone = !self.0.many.load(Ordering::Relaxed);
+        let bar = (is_alone || bytes.is_none_or(|bytes| bytes >= BAR_LEAST))
+            .then(|| self.0.bars.file(&item.shown(), bytes))
+            .flatten();
+        Meter(Some(Arc::new(Metered {
+            report: self.clone(),
+            item,
+            bar,
+            total: AtomicU64::new(bytes.unwrap_or(u64::MAX)),
+            done: AtomicU64::new(0),
+            told: Mutex::new(Instant::now()),
+        })))
+    }
+
+    /// A file is safe where it was to go.
+    pub fn done(&self, meter: &Meter, done: &Done) {
+        meter.clear();
+        let Some(metered) = &meter.0 else { return };
+        let totals = &self.0.totals;
+        totals.done.fetch_add(1, Ordering::Relaxed);
+        totals.bytes.fetch_add(done.bytes, Ordering::Relaxed);
+        self.0.bars.advance_files(totals.done.load(Ordering::Relaxed));
+        let item = &metered.item;
+        let event = (self.0.style.events.is_some() || self.0.receipt.is_some())
+            .then(|| Event::done(item, done));
+        if let Some(event) = event {
+            self.receipt(&event);
+            self.event(|| event);
+        }
+        if self.is_verbose() {
+            let how = match (item.action, done.replaced) {
+                (Action::Put, false) => "stored",
+                (Action::Put, true) => "stored, replacing",
+                (Action::Get | Action::Verify, _) => "got",
+            };
+            let mut text = format!(
+                "{how} {}  {}  sha256 {}",
+                item.shown(),
+                HumanBytes(done.bytes),
+                done.sha256
+            );
+            if done.resumed > 0 {
+                text += &format!("  (resumed at {})", HumanBytes(done.resumed));
+            }
+            if done.confirmed {
+                text += "  (its answer was lost; it is there)";
+            }
+            self.say(&text);
+        }
+    }
+
+    /// A file need not be done.
+    pub fn skipped(&self, item: &Item, bytes: u64, reason: &str) {
+        let totals = &self.0.totals;
+        totals.skipped.fetch_add(1, Ordering::Relaxed);
+        self.0.bars.advance(bytes);
+        self.event(|| Event::skipped(item, reason));
+        if self.is_verbose() {
+            self.say(&format!("skipped {}: {reason}", item.shown()));
+        }
+    }
+
+    /// What would be done with a file, of a dry run.
+    pub fn would(&self, item: &Item, what: &str) {
+        self.0.totals.done.fetch_add(1, Ordering::Relaxed);
+        self.event(|| Event::would(item, what));
+        if self.0.style.events.is_none() {
+            self.0.bars.suspend(|| super::print(&format!("would {what} {}\n", item.shown())));
+        }
+    }
+
+    /// A file was compared: what is different about it, if anything is.
+    pub fn verified(&self, item: &Item, different: Option<&str>) {
+        let totals = &self.0.totals;
+        let count = if different.is_none() { &totals.done } else { &totals.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.event(|| Event::verified(item, different));
+        if self.0.style.events.is_none() {
+            let verdict = match different {
+                None if self.0.style.quiet => return,
+                None => "OK".to_owned(),
+                Some(why) => format!("FAILED ({why})"),
+            };
+            super::print(&format!("{}: {verdict}\n", item.shown()));
+        }
+    }
+
+    /// A file, or whatever else was asked for, failed.
+    pub fn failed(&self, item: Option<&Item>, failure: &Failure) {
+        self.0.totals.failed.fetch_add(1, Ordering::Relaxed);
+        self.event(|| Event::error(item, failure));
+        if self.0.style.events.is_none() {
+            self.0.bars.suspend(|| super::exit::report(failure));
+        }
+    }
+
+    /// A line for people, unless they want to hear nothing.
+    pub fn say(&self, text: &str) {
+        if !self.0.style.quiet && self.0.style.events.is_none() {
+            self.0.bars.suspend(|| tell(format_args!("{text}")));
+        }
+    }
+
+    /// A line for people who asked to hear everything.
+    pub fn explain(&self, text: impl FnOnce() -> String) {
+        if self.0.style.verbose {
+            let text = text();
+            self.0.bars.suspend(|| tell(format_args!("ftc: {text}")));
+        }
+    }
+
+    /// Takes the bars away and tells the sums.
+    pub fn finish(&self, exit: Exit) {
+        self.0.bars.clear();
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let totals = &self.0.totals;
+        let (done, skipped, failed) =
+            (load(&totals.done), load(&totals.skipped), load(&totals.failed));
+        let (bytes, moved) = (load(&totals.bytes), load(&totals.moved));
+        let took = self.0.started.elapsed();
+        let seconds = took.as_secs_f64();
+        self.event(|| Event::summary([done, skipped, failed, bytes, moved], seconds, exit));
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        if self.0.many.load(Ordering::Relaxed) && done + skipped + failed > 0 {
+            let rate = HumanBytes(moved.saturating_mul(1000) / millis);
+            let mut text = format!("{done} done, {}", HumanBytes(bytes));
+            if skipped > 0 {
+                text += &format!(", {skipped} skipped");
+            }
+            if failed > 0 {
+                text += &format!(", {failed} failed");
+            }
+            self.say(&format!("{text}; {} moved in {seconds:.1} s, {rate}/s", HumanBytes(moved)));
+            if skipped > 0 && exit == Exit::Partial && !self.0.style.verbose {
+                self.say("hint: -v names what was skipped");
+            }
+        }
+    }
+
+    fn event(&self, event: impl FnOnce() -> Event) {
+        if let Some(stream) = self.0.style.events {
+            let line = event().line();
+            match stream {
+                Stream::Out => super::print(&line),
+                Stream::Err => tell(format_args!("{}", line.trim_end())),
+            }
+        }
+    }
+
+    fn receipt(&self, event: &Event) {
+        let Some(receipt) = &self.0.receipt else { return };
+        let line = event.line();
+        let written =
+            receipt.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        if let Err(error) = written {
+            super::exit::report(&Failure::new(Exit::Other, format!("write the receipt: {error}")));
+        }
+    }
+}
+
+/// Counts the bytes of one file. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Meter(Option<Arc<Metered>>);
+
+struct Metered {
+    report: Report,
+    item: Item,
+    bar: Option<Bar>,
+    total: AtomicU64,
+    done: AtomicU64,
+    told: Mutex<Instant>,
+}
+
+impl Meter {
+    /// The size has become known.
+    pub fn length(&self, bytes: u64) {
+        if let Some(metered) = &self.0 {
+            metered.total.store(bytes, Ordering::Relaxed);
+            if let Some(bar) = &metered.bar {
+                bar.length(bytes);
+            }
+        }
+    }
+
+    /// So many bytes more have gone over the connection.
+    pub fn moved(&self, bytes: usize) {
+        let Some(metered) = &self.0 else { return };
+        metered.report.0.totals.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.passed(bytes as u64);
+    }
+
+    /// So many bytes need not go over it: an earlier attempt left them.
+    pub fn passed(&self, bytes: u64) {
+        let Some(metered) = &self.0 else { return };
+        let done = metered.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        metered.report.0.bars.advance(bytes);
+        if let Some(bar) = &metered.bar {
+            bar.advance(bytes);
+        }
+        if metered.report.0.style.events.is_some() && bytes > 0 {
+            let mut told = metered.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= EVENT_EVERY {
+                *told = Instant::now();
+                let total = Some(metered.total.load(Ordering::Relaxed)).filter(|t| *t != u64::MAX);
+                metered.report.event(|| Event::progress(&metered.item, done, total));
+            }
+        }
+    }
+
+    /// It begins again, from nothing.
+    pub fn restart(&self) {
+        let Some(metered) = &self.0 else { return };
+        let done = metered.done.swap(0, Ordering::Relaxed);
+        metered.report.0.bars.retreat(done);
+        if let Some(bar) = &metered.bar {
+            bar.restart();
+        }
+    }
+
+    /// What is being waited for.
+    pub fn say(&self, what: &'static str) {
+        if let Some(metered) = &self.0 {
+            if let Some(bar) = &metered.bar {
+                bar.say(what);
+            }
+            if metered.done.load(Ordering::Relaxed) >= PHASE_LEAST {
+                metered.report.event(|| Event::phase(&metered.item, what));
+            }
+        }
+    }
+
+    /// Takes its bar away.
+    pub fn clear(&self) {
+        if let Some(Metered { bar: Some(bar), .. }) = self.0.as_deref() {
+            bar.clear();
+        }
+    }
+}

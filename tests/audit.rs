@@ -1,0 +1,106 @@
+//! Goal: the log has one line for whatever changed something or was refused, with who, what, where and
+//! why, and nobody can fill or forge it (R-14). Method: every verb, over both transports, and a flood.
+#![allow(clippy::disallowed_methods, reason = "tests write the configuration from outside")]
+
+mod support;
+
+use serde_json::json;
+use support::raw::{Raw, put};
+use support::{Daemon, Setup, TestResult, sha256};
+
+/// The lines of the log that have all of these.
+fn lines<'l>(log: &'l str, parts: &[&str]) -> Vec<&'l str> {
+    log.lines().filter(|line| parts.iter().all(|part| line.contains(part))).collect()
+}
+
+#[test]
+fn whatever_changes_something_or_is_refused_leaves_one_line() -> TestResult {
+    let setup = Setup::new()?;
+    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    setup
+        .write_config(&format!("{text}[[user.path]]\nmatch = \"corner\"\nallow = [\"list\"]\n"))?;
+    let daemon = setup.start()?;
+    let uid = format!("identity=uid {}", nix::unistd::geteuid());
+    let uid = uid.as_str();
+    let mut raw = Raw::greeted(&daemon)?;
+    raw.bytes(&put(1, &json!("f"), b"content"))?;
+    raw.expect()?;
+    let requests = [
+        json!({"verb": "mkdir", "path": "d"}),
+        json!({"verb": "rename", "path": "f", "to": "d/g"}),
+        json!({"verb": "remove", "path": "d/g"}),
+        json!({"verb": "rmdir", "path": "d"}),
+        json!({"verb": "remove", "path": "corner/x"}),
+        json!({"verb": "rename", "path": "f", "to": "corner/\u{1b}[31m\nx"}),
+        json!({"verb": "get", "path": "../up"}),
+        json!({"verb": "remove", "path": "missing"}),
+    ];
+    for (id, request) in (2..).zip(&requests) {
+        raw.code_of(id, request)?;
+    }
+    daemon.ftc_tls().input("x").ok(["put", "-", ":by-key"])?;
+    let log = daemon.log();
+    let digest = sha256(b"content");
+    let rows: &[&[&str]] = &[
+        &[uid, "verb=\"put\"", "path=\"alice/f\"", "bytes=7", &digest, "result=\"ok\""],
+        &[uid, "verb=\"mkdir\"", "path=\"alice/d\"", "result=\"ok\""],
+        &[uid, "verb=\"rename\"", "path=\"alice/f\"", "to=\"alice/d/g\"", "result=\"ok\""],
+        &[uid, "verb=\"remove\"", "path=\"alice/d/g\"", "result=\"ok\""],
+        &[uid, "verb=\"rmdir\"", "path=\"alice/d\"", "result=\"ok\""],
+        &[
+            "verb=\"remove\"",
+            "path=\"alice/corner/x\"",
+            "result=DENIED",
+            "reason=",
+            "right \\\"remove\\\"",
+        ],
+        &["verb=\"rename\"", "path=\"alice/f\"", "[31m", "result=DENIED", "right \\\"create\\\""],
+        &["verb=\"get\"", "path=\"alice/../up\"", "result=BAD_NAME", "never followed"],
+        &["verb=\"remove\"", "path=\"alice/missing\"", "result=\"NOT_FOUND\"", "reason="],
+        &[
+            "identity=\"SHA256:",
+            "peer=\"127.0.0.1:",
+            "verb=\"put\"",
+            "alice/by-key",
+            "user=\"alice\"",
+        ],
+    ];
+    for row in rows {
+        let uid = row.iter().map(|part| part.replace("identity=uid", "identity=\"uid"));
+        let parts: Vec<String> = uid.collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        assert_eq!(lines(&log, &parts).len(), 1, "{row:?}\n{log}");
+    }
+    assert!(!log.contains('\u{1b}'), "nothing acts on a terminal");
+    Ok(())
+}
+
+#[test]
+fn a_flood_of_refusals_is_counted_and_not_written() -> TestResult {
+    const REQUESTS: usize = 20_000;
+    let daemon = Setup::with("[\"list\"]", "")?.start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let mut asked = 0;
+    while asked < REQUESTS {
+        for _ in 0..200 {
+            asked += 1;
+            raw.request(u32::try_from(asked)?, &json!({"verb": "get", "path": "x"}))?;
+        }
+        for _ in 0..200 {
+            assert_eq!(raw.expect()?.code(), "DENIED");
+        }
+    }
+    drop(raw);
+    let daemon: Daemon = daemon;
+    let log = daemon.wait_for_log("more requests were refused or failed")?;
+    let written = lines(&log, &["get refused"]).len();
+    let counted: usize = log
+        .lines()
+        .filter_map(|line| {
+            line.split("suppressed=").nth(1)?.split(' ').next()?.parse::<usize>().ok()
+        })
+        .sum();
+    assert_eq!(written + counted, REQUESTS, "every one is written or counted");
+    assert!(written < REQUESTS / 10, "{written} lines");
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Goal: strangers lock nobody out (B4, B6; ). Method: real sockets from
+//! other loopback addresses, many of them, while a user logs in from his own.
+#![allow(clippy::disallowed_methods, reason = "tests look at the daemon from outside")]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
+use support::raw::Raw;
+use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, make_key};
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Connects from a loopback address of one's own choice.
+fn connect_from(source: [u8; 4], daemon: &str) -> Fallible<TcpStream> {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::from((source, 0))))?;
+    let to: SocketAddr = daemon.parse()?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(TcpStream::from(fd))
+}
+
+/// The start of a handshake that never goes on.
+const HALF_A_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0];
+
+/// Holds sockets open from some sources, silent or in the middle of a hello, and opens each again as
+/// soon as it is closed; until it is dropped.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    opened: Arc<AtomicUsize>,
+}
+
+impl Flood {
+    fn start(daemon: &Daemon, sockets: usize, source: fn(usize) -> [u8; 4]) -> Fallible<Self> {
+        let (stop, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let address = daemon.address.clone();
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&opened));
+        let run = move || {
+            let open = |number: usize| -> Option<TcpStream> {
+                let mut stream = connect_from(source(number), &address).ok()?;
+                if number.is_multiple_of(2) {
+                    stream.write_all(HALF_A_HELLO).ok()?;
+                }
+                stream.set_nonblocking(true).ok()?;
+                counted.fetch_add(1, Ordering::SeqCst);
+                Some(stream)
+            };
+            let mut held: Vec<Option<TcpStream>> = (0..sockets).map(open).collect();
+            while !stopped.load(Ordering::SeqCst) {
+                for (number, slot) in held.iter_mut().enumerate() {
+                    let is_open = slot.as_mut().is_some_and(|stream| {
+                        let read = stream.read(&mut [0; 64]);
+                        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+                    });
+                    if !is_open {
+                        *slot = open(number);
+                    }
+                }
+            }
+        };
+        let threads = vec![std::thread::spawn(run)];
+        let flood = Self { stop, threads, opened };
+        let deadline = Instant::now() + PATIENCE;
+        while flood.opened.load(Ordering::SeqCst) < sockets {
+            if Instant::now() > deadline {
+                return Err("the flood did not come up".into());
+            }
+            std::thread::yield_now();
+        }
+        Ok(flood)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How many of so many logins succeed within a second each, and the slowest.
+fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
+    let (mut good, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..count {
+        let began = Instant::now();
+        let ran = daemon.ftc_tls().run(["ls"])?;
+        let took = began.elapsed();
+        slowest = slowest.max(took);
+        good += usize::from(ran.code == Some(0) && took < Duration::from_secs(1));
+    }
+    Ok((good, slowest))
+}
+
+fn quiet() -> Fallible<Setup> {
+    Setup::with(ALL_RIGHTS, "[limits]\nhandshake-timeout = \"3s\"\npenalties = false")
+}
+
+/// B4: one address that holds 500 sockets and opens them again at will.
+#[test]
+fn a_flood_from_one_address_locks_nobody_out() -> TestResult {
+    let daemon = quiet()?.start()?;
+    let flood = Flood::start(&daemon, 500, |_| [127, 0, 0, 2])?;
+    let (good, slowest) = logins(&daemon, 20)?;
+    let opened = flood.opened.load(Ordering::SeqCst);
+    assert_eq!(good, 20, "slowest {slowest:?}, {opened} opened");
+    assert!(opened > 600, "the flood was one: {opened}");
+    Ok(())
+}
+
+/// the same from 200 addresses.
+#[test]
+fn a_flood_from_many_addresses_leaves_nine_of_ten_logins() -> TestResult {
+    let daemon = quiet()?.start()?;
+    let source = |number: usize| [127, 0, 1, u8::try_from(number % 200).unwrap_or(0) + 1];
+    let _flood = Flood::start(&daemon, 500, source)?;
+    let (good, slowest) = logins(&daemon, 20)?;
+    assert!(good >= 18, "{good} of 20, slowest {slowest:?}");
+    Ok(())
+}
+
+/// wrong keys cost their source its welcome, and nobody else's.
+#[test]
+fn wrong_keys_keep_their_own_source_out_and_no_other() -> TestResult {
+    let daemon = Daemon::start()?;
+    make_key(&daemon.path("stranger"), "ed25519", "")?;
+    // All from 127.0.0.1, so that it is another address that stays welcome.
+    let wrong = || daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("stranger")).run(["ls"]);
+    let mut refused = 0;
+    while wrong()?.code == Some(4) {
+        refused += 1;
+        assert!(refused < 50, "the source is never kept out");
+    }
+    assert!(refused >= 7, "kept out after {refused} tries");
+    daemon.wait_for_log("penalised for")?;
+    let mut closed = connect_from([127, 0, 0, 1], &daemon.address)?;
+    closed.set_read_timeout(Some(PATIENCE))?;
+    assert!(matches!(closed.read(&mut [0; 1]), Ok(0) | Err(_)), "closed at once");
+    let mut open = connect_from([127, 0, 0, 2], &daemon.address)?;
+    open.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let waits =
+        open.read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(waits, "another address is still listened to");
+    Raw::connect(&daemon)?; // And nobody is penalised on the Unix socket.
+    Ok(())
+}
+
+/// connections past the limits are told so, and others go on.
+#[test]
+fn connections_past_a_limit_are_refused_with_its_name() -> TestResult {
+    let setup = Setup::with(ALL_RIGHTS, "[limits]\nconnections = 4\nconnections-per-user = 2")?;
+    let daemon = setup.start()?;
+    let mut first = Raw::greeted(&daemon)?;
+    let second = Raw::greeted(&daemon)?;
+    Raw::silent(&daemon)?.expect_closed("LIMIT")?;
+    assert_eq!(first.code_of(1, &serde_json::json!({"verb": "stat"}))?, "frame 8");
+    drop(second);
+    let deadline = Instant::now() + PATIENCE;
+    while Raw::connect(&daemon).is_err() {
+        assert!(Instant::now() < deadline, "a place that is given back can be had");
+    }
+    // A reload changes the limit for whoever comes next.
+    let text = std::fs::read_to_string(daemon.path("ftd.toml"))?;
+    std::fs::write(daemon.path("ftd.toml"), text.replace("per-user = 2", "per-source = 1"))?;
+    daemon.signal(nix::sys::signal::Signal::SIGHUP)?;
+    daemon.wait_for_log("configuration reloaded")?;
+    let _more = (Raw::connect(&daemon)?, Raw::connect(&daemon)?);
+    Ok(())
+}
+
+/// R-06, B6: without descriptors the daemon neither spins nor stops, and recovers at once.
+#[test]
+fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
+    let setup =
+        Setup::with(ALL_RIGHTS, "[limits]\npenalties = false\nhandshake-timeout = \"60s\"")?;
+    let daemon = setup.start()?;
+    let mut session = Raw::greeted(&daemon)?;
+    let pid = daemon.pid().to_string();
+    let used = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    let limit = format!("--nofile={0}:{0}", used + 4);
+    let set = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(set.is_ok_and(|status| status.success()), "prlimit, of util-linux, is needed");
+    let spent = || -> Fallible<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+    };
+    let mut crowd = Vec::new();
+    for _ in 0..12 {
+        crowd.push(connect_from([127, 0, 0, 2], &daemon.address)?);
+    }
+    daemon.wait_for_log_times("accept: ", 2)?;
+    // Those for whom there is no descriptor are told so by the end of their connection.
+    let last = crowd.last_mut().ok_or("nobody")?;
+    last.set_read_timeout(Some(PATIENCE))?;
+    assert!(matches!(last.read(&mut [0; 1]), Ok(0) | Err(_)));
+    let (before, began) = (spent()?, Instant::now());
+    while began.elapsed() < Duration::from_secs(1) {
+        crowd.push(connect_from([127, 0, 0, 2], &daemon.address)?);
+        assert_eq!(
+            session.code_of(u32::try_from(crowd.len())?, &serde_json::json!({"verb": "stat"}))?,
+            "frame 8"
+        );
+        std::thread::yield_now();
+    }
+    drop(crowd);
+    assert!(spent()? - before < 90, "of 100 ticks of a processor: {}", spent()? - before);
+    let began = Instant::now();
+    while daemon.ftc_tls().run(["ls"])?.code != Some(0) {
+        assert!(began.elapsed() < PATIENCE, "logins succeed again");
+    }
+    Ok(())
+}

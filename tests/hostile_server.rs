@@ -1,0 +1,176 @@
+//! Goal: a hostile server cannot make `ftc` show a file that is not whole, act on the terminal, wait
+//! for ever, or believe what was not asked (catalogue L).
+//! Method: the real client against a server of a few lines that plays a script over a Unix socket.
+#![allow(clippy::disallowed_methods, reason = "tests look at what the client left behind")]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::raw::{ABORT, ANSWER, DATA, ENTRIES, EOF, ERROR, HELLO, TRAILER, frame, trailer};
+use support::{PATIENCE, TestResult};
+
+const GREETING: &[u8] = br#"{"protocol":"ftd","versions":{"min":1,"max":1},"server":"evil\u001b[2J","user":"a\u001b]0;x\u0007","rights":["get","list","create","replace"],"limits":{"control_bytes":16384,"data_bytes":1048576,"requests":256,"uploads":8,"file_bytes":18446744073709551615}}"#;
+
+/// Runs `ftc` against a server that sends `script` once the client has said HELLO and its request, and
+/// then holds the connection open, if `holds`.
+fn against(
+    directory: &Path,
+    words: &[&str],
+    script: &[u8],
+    holds: bool,
+) -> Result<Output, Box<dyn std::error::Error>> {
+    let socket = directory.join("evil");
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket)?;
+    let mut client = Command::new(env!("CARGO_BIN_EXE_ftc"))
+        .env_clear()
+        .env("HOME", directory)
+        .env("FTC_SERVER", format!("unix:{}", socket.display()))
+        .env("FTC_RETRY", "0s")
+        .current_dir(directory)
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&frame(HELLO, 0, GREETING))?;
+    let mut header = [0; 12];
+    for _ in 0..2 {
+        stream.read_exact(&mut header)?;
+        let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+        std::io::copy(&mut (&stream).take(length.into()), &mut std::io::sink())?;
+    }
+    let _ = stream.write_all(script); // The client may have seen enough before the end.
+    if !holds {
+        drop(stream);
+        return Ok(client.wait_with_output()?);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while client.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            client.kill()?;
+            client.wait()?;
+            return Err(format!("{words:?} still waits").into());
+        }
+        std::thread::sleep(Duration::from_millis(5)); // Nothing tells a parent of an exit but waiting.
+    }
+    Ok(client.wait_with_output()?)
+}
+
+fn entries(names: &[&str]) -> Vec<u8> {
+    let entries = names
+        .iter()
+        .map(|name| serde_json::json!({"name": name, "type": "file", "bytes": 1, "mode": 420, "mtime_ns": 0}));
+    let entries = entries.collect::<Vec<_>>();
+    frame(ENTRIES, 1, serde_json::json!({ "entries": entries }).to_string().as_bytes())
+}
+
+const FILE: &[u8] = br#"{"file":{"bytes":3,"mode":511,"mtime_ns":0}}"#;
+
+/// L-04, L-05, L-07: a get that is not exactly what was announced leaves nothing, and says so.
+#[test]
+fn a_get_that_is_not_whole_is_never_shown() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("f"), "old")?;
+    let content = frame(DATA, 1, b"new");
+    let good = [frame(ANSWER, 1, FILE), content.clone(), frame(EOF, 1, b"")].concat();
+    let huge = br#"{"file":{"bytes":9223372036854775807,"mode":420,"mtime_ns":0}}"#;
+    let past = br#"{"file":{"bytes":18446744073709551616,"mode":420,"mtime_ns":0}}"#;
+    let wrong = format!(r#"{{"bytes":3,"sha256":"{}"}}"#, "0".repeat(64));
+    let longer = trailer(b"newer");
+    let rows: Vec<(Vec<u8>, i32, &str)> = vec![
+        ([good.clone(), frame(TRAILER, 1, wrong.as_bytes())].concat(), 9, "a wrong digest"),
+        ([good.clone(), frame(TRAILER, 1, &longer)].concat(), 9, "another length in the trailer"),
+        ([good.clone(), frame(TRAILER, 1, b"{}")].concat(), 12, "a trailer of nothing"),
+        ([good.clone(), frame(TRAILER, 2, &trailer(b"new"))].concat(), 12, "another's trailer"),
+        (good.clone(), 3, "no trailer"),
+        (good[..good.len() - 13].to_vec(), 3, "half the content"),
+        ([frame(ANSWER, 1, FILE), frame(DATA, 1, b"more")].concat(), 12, "more than announced"),
+        ([frame(ANSWER, 1, FILE), frame(DATA, 1, b"ne"), frame(EOF, 1, b"")].concat(), 12, "less"),
+        ([frame(ANSWER, 1, FILE), frame(DATA, 2, b"new")].concat(), 12, "another id's content"),
+        ([content, frame(ANSWER, 1, FILE)].concat(), 12, "content unannounced"),
+        (frame(ANSWER, 1, huge), 8, "2^63-1 bytes"),
+        (frame(ANSWER, 1, past), 12, "2^64 bytes"),
+        (frame(ANSWER, 7, FILE), 12, "an answer to another id"),
+        (frame(ANSWER, 1, br#"{"listed":{"entries":0}}"#), 12, "another verb's answer"),
+        (frame(HELLO, 0, GREETING), 12, "HELLO again"),
+        (frame(255, 1, b"x"), 12, "an unknown kind"),
+        (vec![DATA, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff], 12, "the longest length"),
+        (frame(ANSWER, 1, &b"[".repeat(10_000)), 12, "nesting without end"),
+        (frame(ABORT, 1, br#"{"reason":"no"}"#), 1, "an abort"),
+        (frame(ERROR, 1, br#"{"code":"NEW_CODE","message":"m"}"#), 1, "a code of the future"),
+        (Vec::new(), 3, "nothing"),
+    ];
+    for (script, code, why) in rows {
+        let ran = against(dir.path(), &["get", ":f", "f"], &script, code != 3)
+            .map_err(|error| format!("{why}: {error}"))?;
+        let err = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(code), "{why}: {err}");
+        assert_eq!(std::fs::read(dir.path().join("f"))?, b"old", "{why}");
+        assert_eq!(std::fs::read_dir(dir.path())?.count(), 2, "{why}: something is left");
+    }
+    let whole = [good, frame(TRAILER, 1, &trailer(b"new"))].concat();
+    assert_eq!(against(dir.path(), &["get", ":f", "f"], &whole, true)?.status.code(), Some(0));
+    assert_eq!(std::fs::read(dir.path().join("f"))?, b"new");
+    Ok(())
+}
+
+/// L-01: a name that no directory can hold ends a listing, and is not printed.
+#[test]
+fn a_listing_holds_names_only() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let long = "n".repeat(10_000);
+    for name in ["../x", "/etc/x", "a/../../x", ".", "..", "", "a\0b", "a/b", ".ftd-x", &long] {
+        let ran = against(dir.path(), &["ls"], &entries(&["good", name]), true)?;
+        assert_eq!(ran.status.code(), Some(12), "{name:?}");
+        assert!(!String::from_utf8_lossy(&ran.stdout).contains(name) || name.len() < 2, "{name:?}");
+    }
+    let odd = [entries(&["e\u{1b}[2J", "b\u{202e}x", "new\nline"]), listed()].concat();
+    let ran = against(dir.path(), &["ls"], &odd, true)?;
+    assert_eq!(ran.status.code(), Some(0));
+    let out = String::from_utf8(ran.stdout)?;
+    assert_eq!(out.lines().count(), 3, "{out:?}");
+    assert!(!out.contains(['\u{1b}', '\u{202e}']), "{out:?}");
+    Ok(())
+}
+
+fn listed() -> Vec<u8> {
+    frame(ANSWER, 1, br#"{"listed":{"entries":3}}"#)
+}
+
+/// L-07: a listing may be long, and memory does not grow with it; frames without entries are none.
+#[test]
+fn a_listing_makes_progress_or_ends() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let empty = frame(ENTRIES, 1, br#"{"entries":[]}"#);
+    let ran = against(dir.path(), &["ls"], &empty.repeat(1000), true)?;
+    assert_eq!(ran.status.code(), Some(12), "entries that are none");
+    Ok(())
+}
+
+/// L-02: texts of a server are shown escaped and cut.
+#[test]
+fn what_a_server_says_cannot_act_on_the_terminal() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let text = format!("\u{1b}[2Jgone\r\u{7}\u{202e}{}", "x".repeat(12_000));
+    for id in [0, 1] {
+        let message = serde_json::json!({"code": "DENIED", "message": text}).to_string();
+        let script = frame(ERROR, id, message.as_bytes());
+        for words in [&["-v", "stat", ":f"][..], &["-v", "get", ":f"], &["-v", "ls"]] {
+            let ran = against(dir.path(), words, &script, true)?;
+            assert_eq!(ran.status.code(), Some(5), "{words:?}");
+            let err = String::from_utf8(ran.stderr)?;
+            assert!(!err.contains(['\u{1b}', '\r', '\u{7}', '\u{202e}']), "{err:?}");
+            assert!(err.len() < 3000 && err.contains("gone"), "{} bytes", err.len());
+        }
+    }
+    Ok(())
+}

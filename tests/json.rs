@@ -1,0 +1,117 @@
+//! Goal: what `--json` prints is what `docs/json.md` says, and stays so.
+//! Method: every event once, its members compared with the document's table.
+#![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use support::{Daemon, TestResult, noise, sha256};
+
+type Events = Result<Vec<Value>, Box<dyn std::error::Error>>;
+
+fn events(text: &[u8]) -> Events {
+    let lines = std::str::from_utf8(text)?.lines();
+    Ok(lines.map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+fn of<'a>(events: &'a [Value], kind: &str) -> Result<&'a Value, String> {
+    let found = events.iter().find(|event| event["event"] == kind);
+    found.ok_or_else(|| format!("no {kind} in {events:?}"))
+}
+
+/// The members that the document gives an event, those of *file* included.
+fn documented(kind: &str) -> Result<BTreeSet<String>, String> {
+    let document = include_str!("../docs/json.md");
+    let row = document
+        .lines()
+        .find(|line| line.starts_with(&format!("| `{kind}` |")))
+        .ok_or_else(|| format!("docs/json.md does not know {kind}"))?;
+    let cell = row.split('|').nth(3).unwrap_or_default();
+    let mut members: BTreeSet<String> = ["event".to_owned()].into();
+    if cell.contains("*file*") {
+        members.extend(["verb", "path", "local"].map(str::to_owned));
+    }
+    let values = ["verifying", "committing", "store", "replace", "fetch", "make the directory"];
+    let words = cell.split('`').skip(1).step_by(2).filter(|word| !values.contains(word));
+    members.extend(words.map(str::to_owned));
+    Ok(members)
+}
+
+fn check(event: &Value) -> TestResult {
+    let kind = event["event"].as_str().ok_or("an event without a name")?;
+    let members: BTreeSet<String> = event.as_object().ok_or("no object")?.keys().cloned().collect();
+    let mut expected = documented(kind)?;
+    if kind == "error" && event.get("path").is_none() {
+        expected.retain(|member| !["verb", "path", "local"].contains(&member.as_str()));
+    }
+    assert_eq!(members, expected, "{event}");
+    Ok(())
+}
+
+#[test]
+fn every_event_has_the_members_that_the_document_gives_it() -> TestResult {
+    let daemon = Daemon::start()?;
+    let content = noise(9_000_000, 3);
+    std::fs::write(daemon.path("f"), &content)?;
+    // Slow enough for progress to be told.
+    let put =
+        daemon.ftc_unix().ok(["put", "--json", "--bwlimit", "5MiB", "--receipt", "r", "f"])?;
+    let put = events(&put.out)?;
+    for kind in ["start", "progress", "phase", "done", "summary"] {
+        check(of(&put, kind)?)?;
+    }
+    let done = of(&put, "done")?;
+    assert_eq!((&done["path"], &done["bytes"]), (&"f".into(), &content.len().into()));
+    assert_eq!(done["sha256"], sha256(&content).as_str());
+    assert_eq!(of(&put, "summary")?["moved"], content.len());
+    let receipt = events(&std::fs::read(daemon.path("r"))?)?;
+    assert_eq!(receipt, std::slice::from_ref(done));
+    let skipped = events(&daemon.ftc_unix().ok(["put", "--json", "-u", "f"])?.out)?;
+    check(of(&skipped, "skipped")?)?;
+    let would = events(&daemon.ftc_unix().ok(["put", "--json", "-n", "f"])?.out)?;
+    check(of(&would, "would")?)?;
+    assert_eq!(of(&would, "would")?["would"], "replace");
+    let verified = daemon.ftc_unix().ok(["verify", "--json", "f", ":f"])?;
+    let verified = events(&verified.out)?;
+    check(of(&verified, "verified")?)?;
+    assert_eq!(of(&verified, "verified")?["same"], true);
+    let failed = daemon.ftc_unix().run(["get", "--json", ":none"])?;
+    let told = events(&failed.out)?;
+    let error = of(&told, "error")?;
+    check(error)?;
+    assert_eq!((&error["code"], &error["exit"]), (&"NOT_FOUND".into(), &6.into()));
+    assert_eq!(of(&told, "summary")?["exit"], 6);
+    let usage = events(&daemon.ftc_unix().run(["put", "--json", "f", "f", ":x"])?.out)?;
+    check(of(&usage, "error")?)?;
+    Ok(())
+}
+
+/// Standard output that carries a file carries nothing else.
+#[test]
+fn events_and_content_never_mix() -> TestResult {
+    let daemon = Daemon::start()?;
+    daemon.ftc_unix().input("content").ok(["put", "-", ":f"])?;
+    let ran = daemon.ftc_unix().ok(["get", "--json", ":f", "-"])?;
+    assert_eq!(ran.out, b"content");
+    check(of(&events(ran.err.as_bytes())?, "done")?)
+}
+
+#[test]
+fn names_of_any_bytes_and_listings_are_json() -> TestResult {
+    use std::os::unix::ffi::OsStrExt as _;
+    let daemon = Daemon::start()?;
+    daemon.ftc_unix().input("x").ok(["put", "-", ":d/quote\"back\\slash"])?;
+    let odd = std::ffi::OsStr::from_bytes(b"\xff\n");
+    std::fs::write(daemon.stored("d").join(odd), "y")?;
+    let listed = events(&daemon.ftc_unix().ok(["ls", "--json", ":d"])?.out)?;
+    let mut paths: Vec<_> = listed.iter().map(|row| row["path"].to_string()).collect();
+    paths.sort();
+    assert_eq!(paths, [r#""d/quote\"back\\slash""#, r#"{"base64":"ZC//Cg=="}"#]);
+    let stat = events(&daemon.ftc_unix().ok(["stat", "--json", ":d"])?.out)?;
+    assert_eq!((&stat[0]["type"], &stat[0]["path"]), (&"directory".into(), &"d".into()));
+    let sums = events(&daemon.ftc_unix().ok(["ls", "--json", "--sha256", ":d"])?.out)?;
+    assert!(sums.iter().any(|row| row["sha256"] == sha256(b"x").as_str()), "{sums:?}");
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! Goal: whatever cuts a transfer, the client goes on where it was safe and moves nothing else again.
+//! Method: the real client through a proxy that cuts and counts; killed clients, killed daemons.
+#![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Child;
+use std::time::Instant;
+
+use serde_json::Value;
+use support::proxy::Proxy;
+use support::{Daemon, PATIENCE, Setup, TestResult, noise, sha256};
+
+/// Bytes between two checkpoints.
+const STEP: u64 = 64 << 20;
+/// Bytes of frames, answers and greetings that a connection may cost beside content.
+const TALK: u64 = 1 << 20;
+
+/// Content whose every mebibyte is another one.
+fn content(bytes: usize, seed: u64) -> Vec<u8> {
+    let block = noise(1 << 20, seed);
+    let mut out = Vec::with_capacity(bytes + block.len());
+    for number in 0_u64.. {
+        if out.len() >= bytes {
+            break;
+        }
+        out.extend_from_slice(&number.to_le_bytes());
+        out.extend_from_slice(&block[8..]);
+    }
+    out.truncate(bytes);
+    out
+}
+
+fn done(out: &[u8]) -> Result<Value, Box<dyn std::error::Error>> {
+    for line in std::str::from_utf8(out)?.lines() {
+        let event: Value = serde_json::from_str(line)?;
+        if event["event"] == "done" {
+            return Ok(event);
+        }
+    }
+    Err("no done event".into())
+}
+
+/// Waits until some file below `directory` has so many bytes.
+fn wait_for_bytes(directory: &Path, bytes: u64) -> TestResult {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let files = std::fs::read_dir(directory)?.flatten();
+        let large = files.filter_map(|file| file.metadata().ok()).any(|meta| meta.len() >= bytes);
+        if large {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("nothing in {} got to {bytes} bytes", directory.display()).into());
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn kill(mut child: Child) -> TestResult {
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+/// Cuts a put and a get at these offsets, counted from each connection's own start.
+fn survives(bytes: usize, cuts: &[u64]) -> TestResult {
+    let daemon = Daemon::start()?;
+    let content = content(bytes, 1);
+    std::fs::write(daemon.path("large"), &content)?;
+    std::fs::create_dir(daemon.path("in"))?;
+    let extra = (cuts.len() as u64 + 1) * TALK + cuts.len() as u64 * STEP;
+    for (words, name) in [(&["put", "large"][..], "up"), (&["get", ":large", "in/"], "down")] {
+        let proxy = Proxy::start(daemon.path(name), &daemon.path("sock"), cuts)?;
+        let ftc = daemon.ftc().env("FTC_SERVER", proxy.server()).env("FTC_RETRY", "1min");
+        let ran = ftc.ok([words, &["--json"]].concat())?;
+        assert_eq!(done(&ran.out)?["sha256"], sha256(&content).as_str());
+        assert_eq!(proxy.connections(), cuts.len() + 1, "{name}");
+        let (up, down) = proxy.bytes();
+        let moved = if name == "up" { up } else { down };
+        assert!(moved <= bytes as u64 + extra, "{name}: {moved} bytes for {bytes} and {cuts:?}");
+    }
+    assert_eq!(sha256(&std::fs::read(daemon.stored("large"))?), sha256(&content));
+    assert_eq!(sha256(&std::fs::read(daemon.path("in/large"))?), sha256(&content));
+    assert_eq!(std::fs::read_dir(daemon.path("in"))?.count(), 1, "no partial file is left");
+    assert_eq!(std::fs::read_dir(daemon.path(".local/state/ftc/uploads"))?.count(), 0);
+    daemon.assert_nothing_staged()
+}
+
+#[test]
+fn a_lost_connection_moves_at_most_one_checkpoint_again() -> TestResult {
+    survives(300 << 20, &[70 << 20, 1000, 90 << 20, 66 << 20])
+}
+
+#[test]
+#[ignore = "a gibibyte and twenty cuts each way: a minute or two"]
+fn twenty_cuts_of_a_gibibyte_move_at_most_twenty_checkpoints_again() -> TestResult {
+    let cuts: Vec<u64> = (0..20_u64).map(|n| (65 << 20) + (n * 7_919_993) % (20 << 20)).collect();
+    survives(2 << 30, &cuts)
+}
+
+/// A client that was killed goes on with the same command, and so does the next after another address.
+#[test]
+fn a_killed_client_goes_on_with_the_same_command() -> TestResult {
+    let daemon = Daemon::start()?;
+    let content = content(200 << 20, 2);
+    std::fs::write(daemon.path("large"), &content)?;
+    let child = daemon.ftc_unix().spawn(["put", "--bwlimit", "200MiB", "large"])?;
+    wait_for_bytes(&daemon.path("root/.ftd-stage"), 80 << 20)?;
+    kill(child)?;
+    let ran = daemon.ftc_unix().env("FTC_RETRY", "20s").ok(["put", "--json", "large"])?;
+    let told = done(&ran.out)?;
+    assert!(told["resumed"].as_u64() >= Some(16 << 20), "{told}");
+    assert_eq!(told["sha256"], sha256(&content).as_str());
+    std::fs::create_dir(daemon.path("in"))?;
+    let child = daemon.ftc_unix().spawn(["get", "--bwlimit", "100MiB", ":large", "in/"])?;
+    wait_for_bytes(&daemon.path("in"), (STEP + (60 << 20)).min(120 << 20))?;
+    kill(child)?;
+    let ran = daemon.ftc_unix().ok(["get", "--json", ":large", "in/"])?;
+    let told = done(&ran.out)?;
+    assert!(told["resumed"].as_u64() >= Some(STEP), "{told}");
+    assert_eq!(sha256(&std::fs::read(daemon.path("in/large"))?), sha256(&content));
+    Ok(())
+}
+
+/// An interruption says with which line to go on, and does not show the file.
+#[test]
+fn an_interrupted_client_prints_the_line_that_resumes() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("large file"), content(100 << 20, 3))?;
+    let child = daemon.ftc_unix().spawn(["put", "--bwlimit", "20MiB", "large file", ":l"])?;
+    wait_for_bytes(&daemon.path("root/.ftd-stage"), 1)?;
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(child.id())?),
+        nix::sys::signal::Signal::SIGINT,
+    )?;
+    let output = child.wait_with_output()?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(11), "{told}");
+    assert!(told.contains("put --bwlimit 20MiB 'large file' :l\n"), "{told}");
+    assert!(!daemon.stored("l").exists());
+    // Standard input cannot be had a second time.
+    let mut child = daemon.ftc_unix().stdin_pipe().spawn(["put", "-", ":x"])?;
+    let _open = child.stdin.take();
+    wait_for_bytes(&daemon.path("root/.ftd-stage"), 0)?;
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(child.id())?),
+        nix::sys::signal::Signal::SIGTERM,
+    )?;
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(11));
+    assert!(!String::from_utf8(output.stderr)?.contains("goes on"));
+    Ok(())
+}
+
+/// A file that changed meanwhile is not glued to what was there.
+#[test]
+fn what_changed_meanwhile_begins_anew() -> TestResult {
+    let daemon = Daemon::start()?;
+    let (old, new) = (content(100 << 20, 4), content(90 << 20, 5));
+    std::fs::write(daemon.path("large"), &old)?;
+    let child = daemon.ftc_unix().spawn(["put", "--bwlimit", "100MiB", "large"])?;
+    wait_for_bytes(&daemon.path("root/.ftd-stage"), 30 << 20)?;
+    kill(child)?;
+    std::fs::write(daemon.path("large"), &new)?;
+    let ran = daemon.ftc_unix().env("FTC_RETRY", "20s").ok(["put", "--json", "large"])?;
+    let told = done(&ran.out)?;
+    assert_eq!((&told["resumed"], &told["sha256"]), (&0.into(), &sha256(&new).as_str().into()));
+    std::fs::create_dir(daemon.path("in"))?;
+    let child = daemon.ftc_unix().spawn(["get", "--bwlimit", "50MiB", ":large", "in/"])?;
+    wait_for_bytes(&daemon.path("in"), 80 << 20)?;
+    kill(child)?;
+    std::fs::write(daemon.path("large"), &old)?;
+    daemon.ftc_unix().ok(["put", "large"])?;
+    let told = done(&daemon.ftc_unix().ok(["get", "--json", ":large", "in/"])?.out)?;
+    assert_eq!((&told["resumed"], &told["sha256"]), (&0.into(), &sha256(&old).as_str().into()));
+    assert_eq!(std::fs::read_dir(daemon.path("in"))?.count(), 1);
+    Ok(())
+}
+
+#[test]
+fn no_resume_begins_anew_and_keeps_nothing() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("large"), content(100 << 20, 6))?;
+    let child = daemon.ftc_unix().spawn(["put", "--no-resume", "--bwlimit", "100MiB", "large"])?;
+    wait_for_bytes(&daemon.path("root/.ftd-stage"), 30 << 20)?;
+    kill(child)?;
+    daemon.assert_nothing_staged()?;
+    let told = done(&daemon.ftc_unix().ok(["put", "--json", "large"])?.out)?;
+    assert_eq!(told["resumed"], 0);
+    Ok(())
+}
+
+/// Only the answer got lost: the file is there, and is found to be.
+#[test]
+fn a_lost_answer_is_recognised_as_done() -> TestResult {
+    let daemon = Daemon::start()?;
+    let small = content(30_000, 7);
+    std::fs::write(daemon.path("small"), &small)?;
+    // The proxy lets all of the put through, and nothing of its answer.
+    let greeting = {
+        let proxy = Proxy::start(daemon.path("probe"), &daemon.path("sock"), &[])?;
+        daemon.ftc().env("FTC_SERVER", proxy.server()).ok(["put", "small", ":probe"])?;
+        proxy.bytes()
+    };
+    let before_answer = greeting.0 + greeting.1 - 100;
+    let proxy = Proxy::start(daemon.path("lossy"), &daemon.path("sock"), &[before_answer])?;
+    let ran = daemon
+        .ftc()
+        .env("FTC_SERVER", proxy.server())
+        .env("FTC_RETRY", "20s")
+        .ok(["put", "--json", "small", ":probe2"])?;
+    let told = done(&ran.out)?;
+    assert_eq!((&told["confirmed"], proxy.connections()), (&true.into(), 2), "{told}");
+    assert_eq!(std::fs::read(daemon.stored("probe2"))?, small);
+    Ok(())
+}
+
+/// A daemon that is killed in the middle comes back, and the same run of the client goes on.
+#[test]
+fn a_restarted_daemon_is_waited_for() -> TestResult {
+    let setup = Setup::new()?;
+    let (root, config) = (setup.path("root"), setup.path("ftd.toml"));
+    let mut daemon = setup.start()?;
+    let content = content(200 << 20, 8);
+    std::fs::write(daemon.path("large"), &content)?;
+    let child = daemon.ftc_unix().env("FTC_RETRY", "1min").spawn([
+        "put",
+        "--json",
+        "--bwlimit",
+        "80MiB",
+        "large",
+    ])?;
+    wait_for_bytes(&root.join(".ftd-stage"), 100 << 20)?;
+    daemon.signal(nix::sys::signal::Signal::SIGKILL)?;
+    daemon.wait()?;
+    let mut again = std::process::Command::new(env!("CARGO_BIN_EXE_ftd"))
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    let output = child.wait_with_output()?;
+    kill_daemon(&mut again)?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = done(&output.stdout)?;
+    assert!(told["resumed"].as_u64() >= Some(STEP), "{told}");
+    assert_eq!(told["sha256"], sha256(&content).as_str());
+    Ok(())
+}
+
+fn kill_daemon(daemon: &mut Child) -> TestResult {
+    daemon.kill()?;
+    daemon.wait()?;
+    Ok(())
+}

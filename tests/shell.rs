@@ -1,0 +1,145 @@
+//! Goal: the prompt is one that people like, and a script stops where something went wrong.
+//! Method: scripts through pipes and files; for the prompt a real pseudo-terminal (Python's), which waits
+//! for text and never for time.
+#![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
+
+mod support;
+
+use std::process::Command;
+
+use support::{Daemon, TestResult, noise};
+
+type Output = Result<(Option<i32>, String), Box<dyn std::error::Error>>;
+
+/// Runs `ftc` on a terminal: waits for each text, types what belongs to it.
+fn on_terminal(daemon: &Daemon, words: &[&str], script: &[(&str, &str)]) -> Output {
+    let output = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/terminal.py"))
+        .arg(serde_json::to_string(script)?)
+        .arg(env!("CARGO_BIN_EXE_ftc"))
+        .args(words)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", daemon.dir.path())
+        .env("FTC_SERVER", daemon.unix_server())
+        .env("FTC_RETRY", "0s")
+        .current_dir(daemon.dir.path())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let err = String::from_utf8_lossy(&output.stderr);
+    if err.is_empty() {
+        Ok((output.status.code(), text))
+    } else {
+        Err(format!("{err}{text}").into())
+    }
+}
+
+#[test]
+fn a_script_does_what_a_prompt_does() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::create_dir(daemon.path("here"))?;
+    std::fs::write(daemon.path("here/a file"), "content")?;
+    let script = "# a comment\n\nmkdir -p deep/er\ncd deep/er\npwd\nlcd here\nput 'a file'\nls\n\
+        mv \"a file\" ../moved\ncd ..\nls\nget moved back\nstat moved\ncd\npwd\n-rm none\n\
+        rm -r deep\nlls\nbye\nrm never\n";
+    let ran = daemon.ftc_unix().input(script).run(["shell"])?;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let out = String::from_utf8(ran.out)?;
+    assert!(out.starts_with("/deep/er\na file\ner/\nmoved\npath    deep/moved\n"), "{out}");
+    assert!(out.ends_with("/\na file\nback\n"), "{out}");
+    assert_eq!(std::fs::read(daemon.path("here/back"))?, b"content");
+    assert!(!daemon.stored("deep").exists());
+    Ok(())
+}
+
+#[test]
+fn a_script_stops_at_the_first_failure_and_says_which() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("batch"), "mkdir one\nrm none\nmkdir two\n")?;
+    let ran = daemon.ftc_unix().run(["shell", "-b", "batch"])?;
+    assert_eq!(ran.code, Some(6), "{}", ran.err);
+    assert!(ran.err.contains("line 2 failed: rm none\nhint: "), "{}", ran.err);
+    assert!(daemon.stored("one").exists() && !daemon.stored("two").exists());
+    std::fs::write(daemon.path("batch"), "-rm none\nmkdir two\n")?;
+    daemon.ftc_unix().ok(["shell", "-b", "batch"])?;
+    assert!(daemon.stored("two").exists());
+    for (line, code) in [("frobnicate\n", 2), ("put -\n", 2), ("ls 'x\n", 2), ("cd none\n", 6)] {
+        let ran = daemon.ftc_unix().input(line).run(["shell"])?;
+        assert_eq!(ran.code, Some(code), "{line}: {}", ran.err);
+    }
+    let missing = daemon.ftc_unix().run(["shell", "-b", "none"])?;
+    assert_eq!(missing.code, Some(6), "{}", missing.err);
+    Ok(())
+}
+
+#[test]
+fn the_prompt_completes_commands_and_names_here_and_there() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("local-name"), "x")?;
+    daemon.ftc_unix().input("x").ok(["put", "-", ":remote dir/some-name"])?;
+    let (code, text) = on_terminal(
+        &daemon,
+        &["shell"],
+        &[
+            (">> ", "mkd\t"),
+            ("mkdir ", "x\r"),
+            (">> ", "put loc\t"),
+            ("local-name", "\r"),
+            ("stored local-name", ""),
+            (">> ", "cd rem\t"),
+            ("remote\\ dir/", "\r"),
+            (">> ", "stat so\t"),
+            ("some-name", "\r"),
+            ("path    remote dir/some-name", ""),
+            (">> ", "bye\r"),
+        ],
+    )?;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(daemon.stored("x").is_dir());
+    // The next time the lines of before are there.
+    let script = [(">> ", "\x1b[A\x1b[A"), ("stat some-name", "\x03"), (">> ", "\x04")];
+    let (code, text) = on_terminal(&daemon, &["shell"], &script)?;
+    assert_eq!(code, Some(0), "{text}");
+    Ok(())
+}
+
+/// Ctrl-C ends a transfer, and leaves shell and connection usable.
+#[test]
+fn control_c_ends_the_transfer_and_keeps_the_shell() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("large"), noise(20_000_000, 4))?;
+    let (code, text) = on_terminal(
+        &daemon,
+        &["shell"],
+        &[
+            (">> ", "put --bwlimit 1MiB large\r"),
+            ("MiB/s", "\x03"),
+            ("ftc: interrupted", ""),
+            (">> ", "mkdir after\r"),
+            (">> ", "bye\r"),
+        ],
+    )?;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(daemon.stored("after").is_dir() && !daemon.stored("large").exists());
+    Ok(())
+}
+
+/// On a terminal there are bars: of the file with rate and time left, and of the job with its count.
+#[test]
+fn bars_tell_of_the_file_and_of_the_job() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::create_dir(daemon.path("tree"))?;
+    for name in ["one", "two"] {
+        std::fs::write(daemon.path("tree").join(name), noise(6_000_000, 4))?;
+    }
+    let (code, text) =
+        on_terminal(&daemon, &["put", "--bwlimit", "6MiB", "tree/one"], &[("MiB/s", "")])?;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains('%') && text.contains("stored one"), "{text}");
+    let (code, text) = on_terminal(&daemon, &["put", "--bwlimit", "6MiB", "-r", "tree"], &[])?;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("1 of 2 files") && text.contains("2 done, "), "{text}");
+    let quiet = on_terminal(&daemon, &["-q", "put", "tree/one"], &[])?;
+    assert_eq!(quiet, (Some(0), String::new()));
+    Ok(())
+}
