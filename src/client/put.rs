@@ -1,5 +1,6 @@
 //! `ftc put`: files, trees, standard input and what commands print, all through one pump.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -32,7 +33,9 @@ const READERS: usize = 3;
 const BATCHES_MAX: usize = 4;
 /// Files that are under way at once.
 const FILES_MAX: usize = 1024;
-/// Large files that are open at once, for each connection.
+/// Large files that may be open and wait for their turn.
+const WAITING_MAX: usize = 64;
+/// Large files that are under way at once, for each connection.
 const LARGE_MAX: usize = 8;
 /// Memory for small files that were read and are not stored yet.
 const SMALL_BYTES: u64 = 2 * 16 * 1024 * 1024;
@@ -224,9 +227,18 @@ impl Put {
         let (mut reading, mut sending) = (JoinSet::new(), JoinSet::new());
         let (reader, mut ready) = mpsc::channel(BATCH_FILES);
         let (mut ended, mut large, mut lane) = (false, 0, 0);
+        // Large files wait here, so that small ones can pass them.
+        let mut waiting = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
-            let has_room = sending.len() < FILES_MAX && large < large_max;
+            while large < large_max
+                && let Some(ready) = waiting.pop_front()
+            {
+                (large, lane) = (large + 1, lane + 1);
+                let put = Arc::clone(self);
+                sending.spawn(async move { (put.ready(ready, lane).await, true) });
+            }
+            let has_room = sending.len() < FILES_MAX && waiting.len() < WAITING_MAX;
             tokio::select! {
                 biased;
                 Some(joined) = sending.join_next() => {
@@ -236,11 +248,13 @@ impl Put {
                     }
                 }
                 Some(ready) = ready.recv(), if has_room => {
-                    lane += 1;
-                    let is_large = matches!(ready, Ready::Large(..));
-                    large += usize::from(is_large);
-                    let put = Arc::clone(self);
-                    sending.spawn(async move { (put.ready(ready, lane).await, is_large) });
+                    if matches!(ready, Ready::Large(..)) {
+                        waiting.push_back(ready);
+                    } else {
+                        lane += 1;
+                        let put = Arc::clone(self);
+                        sending.spawn(async move { (put.ready(ready, lane).await, false) });
+                    }
                 }
                 Some(_) = reading.join_next() => {}
                 next = work.recv(), if has_room && !ended && reading.len() < READERS => match next {
@@ -264,7 +278,8 @@ impl Put {
                     Some(Work::Failed(place, failure)) => self.note(Err((item(&place), failure))),
                 },
             }
-            if ended && reading.is_empty() && sending.is_empty() && ready.is_empty() {
+            let is_idle = reading.is_empty() && sending.is_empty() && ready.is_empty();
+            if ended && is_idle && waiting.is_empty() {
                 break;
             }
         }
