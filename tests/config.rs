@@ -34,7 +34,7 @@ fn what_is_wrong_is_told_by_file_line_and_key() -> TestResult {
             &good.replace("[[user]]", "[limits]\nmax-file-size = -1\n[[user]]"),
             ":6: limits.max-file-size: ",
         ),
-        (&good.replace("name = \"alice\"", "name = \"alice\"\nquota = \"5GiB\""), ":7: "),
+        (&good.replace("name = \"alice\"", "name = \"alice\"\nquota = \"5Gib!\""), ":7: "),
         (&good.replace("ssh-ed25519 AAAA", "ssh-ed25519 AAAB"), ":7: user.alice.keys"),
         (&good.replace("\"get\", \"list\"", "\"fetch\""), "user.alice.allow"),
         (&good.replace("unix = [", "home = \"../up\"\nunix = ["), "user.alice.home"),

@@ -78,6 +78,9 @@ fn hostile_spellings_are_refused_for_every_verb() -> TestResult {
     }
     assert_eq!(std::fs::read_dir(daemon.stored("."))?.count(), before, "nothing was made");
     daemon.assert_nothing_staged()?;
+    // Of a flood of refusals the log shows a few a second; in a daemon of its own it shows this one.
+    let daemon = Daemon::start()?;
+    assert_eq!(put_code(&mut Raw::greeted(&daemon)?, 1, &json!("esc\x1b"))?, "BAD_NAME");
     let log = daemon.wait_for_log("esc")?;
     assert!(!log.contains('\x1b') && log.contains("\\u{1b}"), "the log is escaped");
     Ok(())

@@ -108,6 +108,9 @@ fn wait_for_staged(daemon: &Daemon, count: usize) -> TestResult {
     Ok(())
 }
 
+/// A get: its announcement, its content, and its end.
+type Got = (Value, Vec<u8>, Value);
+
 /// Waits until a checkpoint covers so much; the cut comes after it.
 fn wait_for_checkpoint(daemon: &Daemon, bytes: u64) -> TestResult {
     let deadline = std::time::Instant::now() + PATIENCE;
@@ -336,8 +339,8 @@ fn a_start_keeps_what_can_be_continued_and_sweeps_the_rest() -> TestResult {
     let stage = setup.path("root/.ftd-stage");
     std::fs::create_dir(&stage)?;
     std::fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    let zeroes = "00".repeat(105);
-    let mark = |offset: u64, target: &str| format!("1 {offset} {zeroes} alice alice/{target}");
+    let hash = "00".repeat(105);
+    let mark = |offset: u64, target: &str| format!("1 {offset} {hash} alice alice/{target}");
     for number in 0..10_000 {
         match number % 5 {
             0 => std::fs::write(stage.join(format!("{number:032x}")), "unfinished")?,
@@ -416,9 +419,6 @@ fn the_youngest_of_a_path_is_kept() -> TestResult {
     assert_eq!(kept(&daemon, "f")?, Err("NOT_FOUND".to_owned()));
     daemon.assert_nothing_staged()
 }
-
-/// What a get says first, its content, and its trailer.
-type Got = (Value, Vec<u8>, Value);
 
 /// A get goes on where it was cut, of the same version only.
 #[test]

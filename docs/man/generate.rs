@@ -149,20 +149,38 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
 }
 
 fn flow(prose: &[&str]) -> String {
-    if prose.is_empty() { String::new() } else { format!("{}\n", escape(&prose.join("\n"))) }
+    if prose.is_empty() { String::new() } else { format!("{}\n", emphasised(&prose.join("\n"))) }
 }
 
-/// Prose with a list in it.
+/// Text with its `quoted` words in bold.
+fn emphasised(text: &str) -> String {
+    let escaped = escape(text);
+    let parts = escaped.split('`').enumerate();
+    parts
+        .map(|(i, part)| if i % 2 == 1 { format!("\\fB{part}\\fR") } else { part.to_owned() })
+        .collect()
+}
+
+/// Prose with a list in it: two spaces before each key, more before the lines that go on.
 fn listed(prose: &[&str]) -> String {
     let mut out = String::from(".PP\n");
+    let mut in_list = false;
     for line in prose {
         let inner = line.trim_start();
         let indented = line.len() - inner.len();
-        match inner.split_once("   ").or_else(|| inner.split_once("  ")) {
-            Some((key, what)) if indented == 2 && !key.contains(' ') => {
-                out += &format!(".TP\n\\fB{}\\fR\n{}\n", escape(key), escape(what.trim()));
+        match inner.split_once(' ') {
+            Some((key, what)) if indented == 2 => {
+                out += &format!(".TP\n\\fB{}\\fR\n", escape(key));
+                out += &format!("{}\n", emphasised(what.trim_start()));
+                in_list = true;
             }
-            _ => out += &format!("{}\n", escape(inner)),
+            _ => {
+                if in_list && indented == 0 {
+                    out += ".PP\n";
+                    in_list = false;
+                }
+                out += &format!("{}\n", emphasised(inner));
+            }
         }
     }
     out

@@ -215,6 +215,8 @@ const NO_LISTEN: &str =
     "ftd.toml:1: listen: missing; name at least one place, such as listen = [\"[::]:7373\"]";
 const TOP: &str =
     "possible here are root, listen, host-key, durability, sandbox, umask, reserve, limits, user";
+const RESERVE: &str =
+    "a part of the file system such as \"5%\" (at most 99%), or a size such as \"10GiB\"";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
         connections-per-source, strangers, strangers-per-source, penalties, penalty-exempt, \
         requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
@@ -292,7 +294,12 @@ fn mistakes_in_a_value_are_told_by_line_and_key() {
     for (line, expected) in [
         ("lisen = []", format!("lisen: unknown key; did you mean `listen`? {TOP}")),
         ("host_key = \"/k\"", format!("host_key: unknown key; did you mean `host-key`? {TOP}")),
-        ("reserve = \"5%\"", format!("reserve: unknown key; {TOP}")),
+        ("retention = \"5%\"", format!("retention: unknown key; {TOP}")),
+        ("reserve = \"100%\"", format!("reserve: must be {RESERVE}, not \"100%\"")),
+        ("reserve = \"%\"", format!("reserve: must be {RESERVE}, not \"%\"")),
+        ("reserve = \"-1%\"", format!("reserve: must be {RESERVE}, not \"-1%\"")),
+        ("reserve = \"8EiB\"", format!("reserve: must be {RESERVE}, not \"8EiB\"")),
+        ("reserve = []", format!("reserve: must be {RESERVE}, not a list")),
         ("\"a\\nb\" = 1", format!("a\\nb: unknown key; {TOP}")),
         ("idle-timeout = \"1s\"", format!("idle-timeout: unknown key here; it belongs in [limits]; {TOP}")),
         ("host-key = 1", "host-key: must be a path in quotes, not 1".to_owned()),
@@ -312,7 +319,7 @@ fn mistakes_in_a_value_are_told_by_line_and_key() {
         ("umask = \"1000\"", "umask: must be three octal digits in quotes, such as \"022\", not \"1000\"".to_owned()),
         ("umask = \"\"", "umask: must be three octal digits in quotes, such as \"022\", not \"\"".to_owned()),
         ("limits = 1", "limits: must be a section headed [limits], not 1".to_owned()),
-        ("limits.quota = 1", format!("limits.quota: unknown key; {IN_LIMITS}")),
+        ("limits.quota = 1", format!("limits.quota: unknown key here; it belongs in a [[user]]; {IN_LIMITS}")),
         ("limits.conections = 1", format!("limits.conections: unknown key; did you mean `connections`? {IN_LIMITS}")),
         ("limits.connections = \"9\"", "limits.connections: must be a whole number such as 1024, not \"9\"".to_owned()),
         ("limits.connections = 1.5", "limits.connections: must be a whole number such as 1024, not 1.5".to_owned()),
@@ -432,6 +439,11 @@ fn mistakes_in_a_user_are_told_by_line_and_key() {
         ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\", \"put\", \"get\"]", vec![
             "10: user.bob.allow[2]: unknown right; the rights are get list create replace remove rename mkdir".to_owned(),
             "10: user.bob.allow[3]: \"get\" stands in the list twice".to_owned(),
+        ]),
+        ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\nquota = -1\nquota-files = \"many\"\nmax-file-size = 0", vec![
+            "11: user.bob.quota: must be between 0 and 8EiB less one byte, not -1".to_owned(),
+            "12: user.bob.quota-files: must be a whole number such as 1024, not \"many\"".to_owned(),
+            "13: user.bob.max-file-size: must be between 1 and 8EiB less one byte, not 0".to_owned(),
         ]),
         // What a later version may know: ignoring a restriction would be a hole.
         ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\ngroup = \"staff\"\nfrom = []\nexpires = \"soon\"\nbandwidth = \"63KiB\"\nenabled = 1", vec![

@@ -16,19 +16,12 @@ const HOP_BYTES_MAX: usize = 3_000;
 impl Tree {
     /// Counts the homes that are not counted yet, one after the other; gives what it has found.
     pub fn count(&self) -> Vec<(Option<RelPath>, Result<Usage, FsError>)> {
-        let mut found: Vec<(Option<RelPath>, Result<Usage, FsError>)> = Vec::new();
-        while let Some(home) = self.ledger.uncounted() {
-            if found.iter().any(|(known, _)| *known == home) {
-                break; // It failed: changes below it are refused until it is counted.
-            }
+        let count = |home: Option<RelPath>| {
             let counted = self.ledger.count(home.as_ref(), || self.count_below(home.as_ref()));
-            match counted {
-                Ok(None) => {} // A reload took it away.
-                Ok(Some(usage)) => found.push((home, Ok(usage))),
-                Err(error) => found.push((home, Err(error))),
-            }
-        }
-        found
+            // A reload may have taken it away meanwhile.
+            counted.transpose().map(|counted| (home, counted))
+        };
+        self.ledger.uncounted().into_iter().filter_map(count).collect()
     }
 
     /// Counts names, and bytes of regular files, below a directory, which does not count itself. What is

@@ -157,11 +157,11 @@ impl Ledger {
                 .all(|home| home.usage.is_some())
     }
 
-    /// A home that is not counted yet.
-    pub(super) fn uncounted(&self) -> Option<Option<RelPath>> {
+    /// The homes that are not counted yet.
+    pub(super) fn uncounted(&self) -> Vec<Option<RelPath>> {
         let table = self.table();
-        let (key, _) = table.homes.iter().find(|(_, home)| home.usage.is_none())?;
-        Some(RelPath::parse(key).ok()) // The root's key is no path.
+        let homes = table.homes.iter().filter(|(_, home)| home.usage.is_none());
+        homes.map(|(key, _)| RelPath::parse(key).ok()).collect() // The root's key is no path.
     }
 
     /// What is known about a home.

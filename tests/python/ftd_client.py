@@ -273,6 +273,23 @@ def selftest(path):
             pass
         client.put("after", io.BytesIO(b"still here"))
         check("CANCEL of a get")
+        change = lambda **words: client.answer(client.begin(**words))
+        assert change(verb="mkdir", path="new/dir", parents=True) == {"made": {"directories": 2}}
+        refused("EXISTS", change, verb="rename", path="after", to="meta")
+        assert change(verb="rename", path="after", to="meta", replace=True) == {"renamed": {"replaced": True}}
+        digest = change(verb="digest", path="meta", reread=True)["digest"]
+        assert digest["sha256"] == hashlib.sha256(b"still here").hexdigest() and digest["reread"]
+        assert change(verb="check", path="meta", bytes=1) == {"check": {"exists": True}}
+        assert change(verb="remove", path="meta") == change(verb="rmdir", path="new/dir") == {"removed": {}}
+        refused("NOT_EMPTY", change, verb="rmdir", path="size")
+        refused("NOT_FOUND", change, verb="resume", path="size/new")
+        info = client.answer(client.begin(verb="get", path="size/1"))["file"]
+        while client.receive()[0] != TRAILER:
+            pass
+        client.begin(verb="get", path="size/1", offset=1, version=info["version"])
+        assert [client.receive()[0] for _ in range(3)] == [ANSWER, EOF, TRAILER]
+        refused("CHANGED", change, verb="get", path="size/1", offset=1, version="another")
+        check("the verbs that change names, check, and a get that goes on")
 
     whole = Client.frame(HELLO, 0, {"version": 1}) + Client.frame(REQUEST, 1, {"verb": "stat"})
     for cut in range(1, len(whole)):

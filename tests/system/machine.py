@@ -68,6 +68,9 @@ class TestbedMachine(Machine):
         subprocess.run([self.boot, "crash", self.name], check=True, stdout=subprocess.DEVNULL)
         subprocess.run([self.boot, "start", self.name], check=True, stdout=subprocess.DEVNULL)
         self.address = subprocess.check_output([self.boot, "addr", self.name], text=True).split()[0]
+        # It comes back with another hardware address, which its neighbours learn when it speaks to them.
+        self.sh("grep -oE '^[0-9.]+' /etc/hosts | while read ip; do timeout 1 bash -c \"</dev/tcp/$ip/9\"; done",
+                check=False)
 
     def end(self):
         subprocess.run([self.boot, "rm", self.name], check=False, stdout=subprocess.DEVNULL)

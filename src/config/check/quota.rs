@@ -40,38 +40,38 @@ impl Check<'_> {
         let bytes = self.amount(&format!("{label}.quota"), raw.quota, 0, max);
         let count_max = 1_000_000_000_000_usize;
         let names = self.amount(&format!("{label}.quota-files"), raw.quota_files, 0, count_max);
-        let names = names?.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
-        Some(Quota { bytes: bytes?, names })
+        let names = names.ok()?.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+        Some(Quota { bytes: bytes.ok()?, names })
     }
 
     pub(super) fn user_file_size(
         &mut self,
         label: &str,
         raw: &RawUser<'_, '_>,
-    ) -> Option<Option<u64>> {
+    ) -> Result<Option<u64>, ()> {
         let bound = Limits::MAX_FILE_SIZE;
         self.amount(&format!("{label}.max-file-size"), raw.max_file_size, bound.min, bound.max)
     }
 
-    /// A quantity that may be left out.
+    /// A quantity that may be left out; the error is recorded.
     fn amount<T: Quantity>(
         &mut self,
         key: &str,
         value: Option<&Value<'_>>,
         min: T,
         max: T,
-    ) -> Option<Option<T>> {
-        let Some(value) = value else { return Some(None) };
+    ) -> Result<Option<T>, ()> {
+        let Some(value) = value else { return Ok(None) };
         match T::read(value.get_ref()) {
-            Ok(quantity) if quantity >= min && quantity <= max => Some(Some(quantity)),
+            Ok(quantity) if quantity >= min && quantity <= max => Ok(Some(quantity)),
             Ok(_) | Err(Misread::Range) => {
                 let what = format!("between {} and {}", min.show_bound(), max.show_bound());
                 self.must_be(key, value, &what);
-                None
+                Err(())
             }
             Err(Misread::Form) => {
                 self.must_be(key, value, T::FORM);
-                None
+                Err(())
             }
         }
     }

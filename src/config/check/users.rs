@@ -107,7 +107,7 @@ impl Check<'_> {
             bandwidth: bandwidth.ok()?,
             uids,
             quota: quota?,
-            max_file_size: max_file_size?,
+            max_file_size: max_file_size.ok()?,
         })
     }
 
