@@ -17,8 +17,8 @@ use super::exit::{Exit, Failure};
 use super::gather::{Place, Work, base_name, is_contents, join, walk_all};
 use super::job::Job;
 use super::local::batch::{BATCH_FILES, Ready, read};
-use super::local::walk::{Found, walk};
-use super::local::{Input, Named, Witness};
+use super::local::walk::{Found, Leaf, walk};
+use super::local::{Input, Named, Witness, open_failure};
 use super::operand::{Remote, Server};
 use super::report::{Action, Item};
 use super::resume::resumable;
@@ -133,30 +133,47 @@ impl Put {
             self.stream(path, b"-".to_vec(), input).await;
             return Ok(());
         }
-        let Named::File(input) = Named::open(Path::new(local))? else {
+        if let Named::Directory = Named::open(Path::new(local))? {
             return Err(Failure::new(
                 Exit::Other,
                 format!("{} is a directory", Escaped(local.as_bytes())),
             )
             .hint("put it and all that is in it with: ftc put -r"));
-        };
+        }
         let name = base_name(local)?;
-        let path = target.target(Some(&name))?;
-        let outcome = self.file(local.as_bytes().to_vec(), path, input.clone(), 0).await;
-        let outcome = match outcome {
-            // As cp does: into a directory that is there.
-            Err((_, failure))
-                if failure.code == Some(ErrorCode::WrongType)
-                    && self.is_directory(&target).await =>
-            {
-                target.path.push(b'/');
-                let path = target.target(Some(&name))?;
-                self.file(local.as_bytes().to_vec(), path, input, 0).await
-            }
-            outcome => outcome,
-        };
+        let mut outcome = self.named(local, target.target(Some(&name))?).await;
+        // As cp does: into a directory that is there.
+        if let Err((_, failure)) = &outcome
+            && failure.code == Some(ErrorCode::WrongType)
+            && self.is_directory(&target).await
+        {
+            target.path.push(b'/');
+            outcome = self.named(local, target.target(Some(&name))?).await;
+        }
         self.note(outcome);
         Ok(())
+    }
+
+    /// A file that the user named: in one go if it is small.
+    async fn named(&self, local: &OsString, path: RelPath) -> Outcome {
+        let remote = path.raw_bytes().to_vec();
+        let place = Place { local: local.as_bytes().to_vec(), remote };
+        let leaf = match Leaf::named(Path::new(local)) {
+            Ok(leaf) => leaf,
+            Err(error) => return Err((item(&place), open_failure(&place.local, &error.into()))),
+        };
+        let (share, runtime) = (Pool::new(0).share(), Handle::current());
+        let named = item(&place);
+        let files = vec![(place, leaf)];
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut found = None;
+            read(files, &share, &runtime, |ready| found.replace(ready).is_none());
+            found
+        });
+        match reading.await {
+            Ok(Some(ready)) => self.ready(ready, 0).await,
+            _ => Err((named, Failure::new(Exit::Other, "the thread that reads the file has died"))),
+        }
     }
 
     fn note(&self, outcome: Outcome) {
