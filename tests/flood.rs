@@ -130,6 +130,17 @@ fn a_flood_from_many_addresses_leaves_nine_of_ten_logins() -> TestResult {
     Ok(())
 }
 
+/// a flood that goes on is not even listened to.
+#[test]
+fn a_flood_that_goes_on_is_kept_out() -> TestResult {
+    let daemon = Daemon::start()?;
+    let _flood = Flood::start(&daemon, 300, |_| [127, 0, 0, 2])?;
+    daemon.wait_for_log("penalised for")?;
+    let (good, slowest) = logins(&daemon, 5)?;
+    assert_eq!(good, 5, "slowest {slowest:?}");
+    Ok(())
+}
+
 /// wrong keys cost their source its welcome, and nobody else's.
 #[test]
 fn wrong_keys_keep_their_own_source_out_and_no_other() -> TestResult {

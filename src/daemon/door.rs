@@ -61,7 +61,11 @@ impl Door {
         if is_watched && let Some(left) = self.penalties().of(source, Instant::now()) {
             return Err((address, left));
         }
-        let slot = self.strangers.enter(source, limits.strangers, limits.strangers_per_source);
+        let (slot, is_crowded) =
+            self.strangers.enter(source, limits.strangers, limits.strangers_per_source);
+        if is_watched && is_crowded {
+            self.penalties().add(source, Offence::Crowd, Instant::now());
+        }
         Ok(Visitor { address, ip: Some(ip), slot: Some(slot), door: Arc::clone(self) })
     }
 

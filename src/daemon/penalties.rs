@@ -14,6 +14,8 @@ pub(super) enum Offence {
     UnknownKey,
     /// It did not prove who it is in time.
     Timeout,
+    /// It holds more places for strangers than it has, and so lost the oldest.
+    Crowd,
     /// What it sent is no TLS of ours.
     Garbage,
 }
@@ -23,6 +25,8 @@ impl Offence {
         match self {
             // Cheap: a client with an agent tries several keys.
             Self::UnknownKey => Duration::from_secs(2),
+            // A hundred logins at once from behind one address are none of an attacker's thousands.
+            Self::Crowd => Duration::from_millis(100),
             Self::Timeout | Self::Garbage => Duration::from_secs(10),
         }
     }

@@ -46,16 +46,17 @@ pub(super) struct Slot {
 
 impl Strangers {
     /// Gives a place to a newcomer, at most `most` in all and `most_of_source` from one source; who has
-    /// to go for it learns it by [`Slot::evicted`].
+    /// to go for it learns it by [`Slot::evicted`]. Also tells whether its own source was crowded.
     pub(super) fn enter(
         self: &Arc<Self>,
         source: Source,
         most: usize,
         most_of_source: usize,
-    ) -> Slot {
+    ) -> (Slot, bool) {
         let mut table = self.table();
         let own = table.by_source.get(&source).map_or(0, BTreeSet::len);
-        if own >= most_of_source {
+        let is_crowded = own >= most_of_source;
+        if is_crowded {
             table.evict_oldest_of(source);
         } else if table.slots.len() >= most
             && let Some(greediest) = table.greediest()
@@ -67,7 +68,7 @@ impl Strangers {
         let (sender, evicted) = oneshot::channel();
         table.slots.insert(number, (source, sender));
         table.by_source.entry(source).or_default().insert(number);
-        Slot { number, evicted, strangers: Arc::clone(self) }
+        (Slot { number, evicted, strangers: Arc::clone(self) }, is_crowded)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -140,17 +141,17 @@ mod tests {
     #[test]
     fn a_flood_displaces_itself() {
         let strangers = Arc::new(Strangers::default());
-        let mut quiet = strangers.enter(source(1), 8, 4);
-        let mut flood: Vec<Slot> = (0..100).map(|_| strangers.enter(source(2), 8, 4)).collect();
+        let mut quiet = strangers.enter(source(1), 8, 4).0;
+        let mut flood: Vec<Slot> = (0..100).map(|_| strangers.enter(source(2), 8, 4).0).collect();
         assert_eq!(flood.iter_mut().map(is_evicted).filter(|gone| !*gone).count(), 4);
         assert!(flood.iter_mut().rev().take(4).all(|slot| !is_evicted(slot)), "the oldest went");
         assert!(!is_evicted(&mut quiet));
         // Full, and from many sources: the greediest gives, and of equals the one with the oldest.
         let mut others: Vec<Slot> =
-            (3..8).map(|last| strangers.enter(source(last), 8, 4)).collect();
+            (3..8).map(|last| strangers.enter(source(last), 8, 4).0).collect();
         assert!(!is_evicted(&mut quiet) && others.iter_mut().all(|slot| !is_evicted(slot)));
         assert_eq!(flood.iter_mut().map(is_evicted).filter(|gone| !*gone).count(), 2);
-        let _more: Vec<Slot> = (8..11).map(|last| strangers.enter(source(last), 8, 4)).collect();
+        let _more: Vec<Slot> = (8..11).map(|last| strangers.enter(source(last), 8, 4).0).collect();
         assert!(is_evicted(&mut quiet), "all have one, so that the oldest goes");
         assert_eq!(strangers.table().slots.len(), 8);
     }
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn a_place_that_is_given_back_is_free() {
         let strangers = Arc::new(Strangers::default());
-        let mut first = strangers.enter(source(1), 2, 2);
+        let mut first = strangers.enter(source(1), 2, 2).0;
         for _ in 0..100 {
             drop(strangers.enter(source(2), 2, 2));
         }

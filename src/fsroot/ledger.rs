@@ -233,10 +233,10 @@ impl Ledger {
         keys.filter_map(|key| RelPath::parse(key).ok()).collect()
     }
 
-    /// Takes what was found by counting again.
-    pub(super) fn found(&self, home: &RelPath, usage: Usage) {
+    /// Takes what was found by counting again; `None` when that failed.
+    pub(super) fn found(&self, home: &RelPath, usage: Option<Usage>) {
         if let Some(home) = self.table().homes.get_mut(home.raw_bytes()) {
-            home.usage = Some(usage);
+            home.usage = usage;
         }
     }
 
