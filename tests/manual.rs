@@ -64,8 +64,10 @@ fn help_manual_and_completions_name_the_same_flags_and_verbs() -> TestResult {
         let (expected, verbs) = help(program)?;
         assert!(expected.len() > 3 && verbs.len() > 3, "{name}: {expected:?} {verbs:?}");
         let text = file(page)?.replace("\\-", "-");
-        let options =
-            text.split(".SH").filter(|s| s.starts_with(" OPTIONS") || s.starts_with(" VERBS"));
+        let options = text.split(".SH").filter(|s| {
+            let heading = s.trim_start_matches([' ', '"']);
+            heading.starts_with("OPTIONS") || heading.starts_with("VERBS")
+        });
         let bold: Vec<&str> =
             options.flat_map(str::lines).filter(|line| line.starts_with("\\fB")).collect();
         assert_eq!(flags(&bold.join("\n")), expected, "{page}");

@@ -264,6 +264,40 @@ fn a_dry_run_gives_the_servers_own_verdicts() -> TestResult {
     Ok(())
 }
 
+/// Large files are under way for long, and small ones pass them; the server's limits are kept.
+#[test]
+fn small_files_pass_large_ones() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::create_dir(daemon.path("tree"))?;
+    for number in 0..12_u64 {
+        std::fs::write(daemon.path("tree").join(format!("large{number}")), noise(3 << 20, number))?;
+    }
+    for number in 0..300_u64 {
+        std::fs::write(daemon.path("tree").join(format!("small{number}")), noise(100, number))?;
+    }
+    let ran = daemon.ftc_unix().ok(["put", "-r", "--json", "--bwlimit", "15MiB", "tree", ":"])?;
+    let told: Vec<_> =
+        std::str::from_utf8(&ran.out)?.lines().filter(|e| e.contains("done")).collect();
+    let first = told.iter().position(|event| event.contains("large")).ok_or("no large file")?;
+    let passed = told[..first].iter().filter(|event| event.contains("small")).count();
+    assert!(passed > 100, "{passed} small files were done before the first large one");
+    assert_eq!(read(&daemon.stored("tree"))?.len(), 312);
+    Ok(())
+}
+
+#[test]
+#[ignore = "twenty thousand files there and back: a minute"]
+fn twenty_thousand_files_come_back() -> TestResult {
+    let daemon = Daemon::start()?;
+    grow(&daemon.path("tree"), 20_000)?;
+    daemon.ftc_tls().ok(["put", "-r", "-p", "tree", ":"])?;
+    let again = daemon.ftc_tls().ok(["put", "-r", "-u", "--json", "tree", ":"])?;
+    assert_eq!(summary(&again.out)?["moved"], 0);
+    daemon.ftc_tls().ok(["get", "-r", "-p", ":tree", "back"])?;
+    assert_eq!(read(&daemon.path("back"))?, read(&daemon.path("tree"))?);
+    Ok(())
+}
+
 #[test]
 fn several_connections_carry_one_tree() -> TestResult {
     let daemon = Daemon::start()?;

@@ -32,6 +32,7 @@ host key, 5 not allowed, 6 not found, 7 exists, 8 no space, quota or size limit,
 
 /// Options that every verb takes, before it or behind it.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every verb")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Global {
     /// The default server: HOST, HOST:PORT, <ftd://HOST>[:PORT] or <unix:/PATH>

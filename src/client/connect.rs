@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::engine::{Line, Throttle};
-use super::exit::{Exit, Failure, tell};
+use super::exit::{Exit, Failure, said, tell};
 use super::operand::Server;
 use super::settings::{Settings, home};
 use crate::identity::{
@@ -45,7 +45,7 @@ pub async fn connect(
         Server::Unix(path) => {
             let doing = || format!("connect to unix:{}", path.display());
             let stream = UnixStream::connect(path).await.map_err(|error| {
-                Failure::new(Exit::Connect, error.to_string())
+                Failure::new(Exit::Connect, said(&error))
                     .doing(doing())
                     .hint("is ftd running there?")
             })?;
@@ -157,7 +157,9 @@ async fn attempt(
                     .hint("is the address right, is the port open?")
             })?
             .map_err(|error| {
-                Failure::new(Exit::Connect, error.to_string()).hint("is ftd running there?")
+                let is_name = error.to_string().contains("lookup");
+                let hint = if is_name { "is the name right?" } else { "is ftd running there?" };
+                Failure::new(Exit::Connect, said(&error)).hint(hint)
             })?;
         let check = {
             let judge = trust.judge.clone();
@@ -296,7 +298,7 @@ impl Trust {
                 format!("the server {host} is not known; its key is {shown}"),
             )
             .hint(format!(
-                "if this is what ftd fingerprint prints there, trust it with: ftc --fingerprint {shown} ls {host}:"
+                "if this is what ftd fingerprint prints there, trust it with: ftc --fingerprint {shown} ls ftd://{host}/"
             )));
         }
         eprint!(

@@ -203,6 +203,12 @@ impl From<TransferError> for Failure {
     }
 }
 
+/// What the kernel said, in words only.
+pub fn said(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 /// Prints a failure on stderr: the message, then the hint on a line of its own.
 pub fn report(failure: &Failure) {
     tell(format_args!("ftc: {}", failure.message));

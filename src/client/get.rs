@@ -31,6 +31,8 @@ const WORKERS: usize = 16;
 const FILES_MAX: usize = 160;
 /// Of them large ones, for each connection.
 const LARGE_MAX: usize = 8;
+/// Large files that may wait for their turn.
+const WAITING_MAX: usize = 4096;
 /// Directories that are listed at once, and that may lie ready.
 const LISTINGS_MAX: usize = 4;
 /// Directories that are known and not listed yet.
@@ -293,6 +295,8 @@ impl Get {
         let mut ready: VecDeque<Directory> = VecDeque::new();
         let (mut listing, mut fetching) = (JoinSet::new(), JoinSet::new());
         let (mut large, mut lane) = (0, 0);
+        // Large files wait here, so that small ones can pass them.
+        let mut waiting: VecDeque<Wanted> = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
             while listing.len() + ready.len() < LISTINGS_MAX
@@ -301,8 +305,15 @@ impl Get {
                 let (get, destination) = (Arc::clone(self), destination.clone());
                 listing.spawn(async move { get.list(remote, local, &destination).await });
             }
+            while large < large_max
+                && let Some(wanted) = waiting.pop_front()
+            {
+                large += 1;
+                let (get, destination) = (Arc::clone(self), destination.clone());
+                fetching.spawn(async move { (get.file(wanted, &destination).await, true) });
+            }
             while fetching.len() < FILES_MAX
-                && large < large_max
+                && waiting.len() < WAITING_MAX
                 && let Some(directory) = ready.front_mut()
             {
                 let Some(entry) = directory.entries.next() else {
@@ -310,11 +321,14 @@ impl Get {
                     continue;
                 };
                 lane += 1;
-                if let Some((wanted, is_large)) = self.entry(directory, &entry, lane, &mut pending)
-                {
-                    large += usize::from(is_large);
-                    let (get, destination) = (Arc::clone(self), destination.clone());
-                    fetching.spawn(async move { (get.file(wanted, &destination).await, is_large) });
+                match self.entry(directory, &entry, lane, &mut pending) {
+                    Some((wanted, true)) => waiting.push_back(wanted),
+                    Some((wanted, false)) => {
+                        let (get, destination) = (Arc::clone(self), destination.clone());
+                        fetching
+                            .spawn(async move { (get.file(wanted, &destination).await, false) });
+                    }
+                    None => {}
                 }
             }
             tokio::select! {
@@ -339,7 +353,8 @@ impl Get {
                 },
                 else => {}
             }
-            if pending.is_empty() && ready.is_empty() && listing.is_empty() && fetching.is_empty() {
+            let is_idle = listing.is_empty() && fetching.is_empty() && waiting.is_empty();
+            if is_idle && pending.is_empty() && ready.is_empty() {
                 return;
             }
         }

@@ -1,5 +1,6 @@
 //! `ftc put`: files, trees, standard input and what commands print, all through one pump.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -16,8 +17,8 @@ use super::exit::{Exit, Failure};
 use super::gather::{Place, Work, base_name, is_contents, join, walk_all};
 use super::job::Job;
 use super::local::batch::{BATCH_FILES, Ready, read};
-use super::local::walk::{Found, walk};
-use super::local::{Input, Named, Witness};
+use super::local::walk::{Found, Leaf, walk};
+use super::local::{Input, Named, Witness, open_failure};
 use super::operand::{Remote, Server};
 use super::report::{Action, Item};
 use super::resume::resumable;
@@ -32,7 +33,9 @@ const READERS: usize = 3;
 const BATCHES_MAX: usize = 4;
 /// Files that are under way at once.
 const FILES_MAX: usize = 1024;
-/// Large files that are open at once, for each connection.
+/// Large files that may be open and wait for their turn.
+const WAITING_MAX: usize = 64;
+/// Large files that are under way at once, for each connection.
 const LARGE_MAX: usize = 8;
 /// Memory for small files that were read and are not stored yet.
 const SMALL_BYTES: u64 = 2 * 16 * 1024 * 1024;
@@ -130,30 +133,47 @@ impl Put {
             self.stream(path, b"-".to_vec(), input).await;
             return Ok(());
         }
-        let Named::File(input) = Named::open(Path::new(local))? else {
+        if let Named::Directory = Named::open(Path::new(local))? {
             return Err(Failure::new(
                 Exit::Other,
                 format!("{} is a directory", Escaped(local.as_bytes())),
             )
             .hint("put it and all that is in it with: ftc put -r"));
-        };
+        }
         let name = base_name(local)?;
-        let path = target.target(Some(&name))?;
-        let outcome = self.file(local.as_bytes().to_vec(), path, input.clone(), 0).await;
-        let outcome = match outcome {
-            // As cp does: into a directory that is there.
-            Err((_, failure))
-                if failure.code == Some(ErrorCode::WrongType)
-                    && self.is_directory(&target).await =>
-            {
-                target.path.push(b'/');
-                let path = target.target(Some(&name))?;
-                self.file(local.as_bytes().to_vec(), path, input, 0).await
-            }
-            outcome => outcome,
-        };
+        let mut outcome = self.named(local, target.target(Some(&name))?).await;
+        // As cp does: into a directory that is there.
+        if let Err((_, failure)) = &outcome
+            && failure.code == Some(ErrorCode::WrongType)
+            && self.is_directory(&target).await
+        {
+            target.path.push(b'/');
+            outcome = self.named(local, target.target(Some(&name))?).await;
+        }
         self.note(outcome);
         Ok(())
+    }
+
+    /// A file that the user named: in one go if it is small.
+    async fn named(&self, local: &OsString, path: RelPath) -> Outcome {
+        let remote = path.raw_bytes().to_vec();
+        let place = Place { local: local.as_bytes().to_vec(), remote };
+        let leaf = match Leaf::named(Path::new(local)) {
+            Ok(leaf) => leaf,
+            Err(error) => return Err((item(&place), open_failure(&place.local, &error.into()))),
+        };
+        let (share, runtime) = (Pool::new(0).share(), Handle::current());
+        let named = item(&place);
+        let files = vec![(place, leaf)];
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut found = None;
+            read(files, &share, &runtime, |ready| found.replace(ready).is_none());
+            found
+        });
+        match reading.await {
+            Ok(Some(ready)) => self.ready(ready, 0).await,
+            _ => Err((named, Failure::new(Exit::Other, "the thread that reads the file has died"))),
+        }
     }
 
     fn note(&self, outcome: Outcome) {
@@ -224,9 +244,18 @@ impl Put {
         let (mut reading, mut sending) = (JoinSet::new(), JoinSet::new());
         let (reader, mut ready) = mpsc::channel(BATCH_FILES);
         let (mut ended, mut large, mut lane) = (false, 0, 0);
+        // Large files wait here, so that small ones can pass them.
+        let mut waiting = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
-            let has_room = sending.len() < FILES_MAX && large < large_max;
+            while large < large_max
+                && let Some(ready) = waiting.pop_front()
+            {
+                (large, lane) = (large + 1, lane + 1);
+                let put = Arc::clone(self);
+                sending.spawn(async move { (put.ready(ready, lane).await, true) });
+            }
+            let has_room = sending.len() < FILES_MAX && waiting.len() < WAITING_MAX;
             tokio::select! {
                 biased;
                 Some(joined) = sending.join_next() => {
@@ -236,11 +265,13 @@ impl Put {
                     }
                 }
                 Some(ready) = ready.recv(), if has_room => {
-                    lane += 1;
-                    let is_large = matches!(ready, Ready::Large(..));
-                    large += usize::from(is_large);
-                    let put = Arc::clone(self);
-                    sending.spawn(async move { (put.ready(ready, lane).await, is_large) });
+                    if matches!(ready, Ready::Large(..)) {
+                        waiting.push_back(ready);
+                    } else {
+                        lane += 1;
+                        let put = Arc::clone(self);
+                        sending.spawn(async move { (put.ready(ready, lane).await, false) });
+                    }
                 }
                 Some(_) = reading.join_next() => {}
                 next = work.recv(), if has_room && !ended && reading.len() < READERS => match next {
@@ -264,7 +295,8 @@ impl Put {
                     Some(Work::Failed(place, failure)) => self.note(Err((item(&place), failure))),
                 },
             }
-            if ended && reading.is_empty() && sending.is_empty() && ready.is_empty() {
+            let is_idle = reading.is_empty() && sending.is_empty() && ready.is_empty();
+            if ended && is_idle && waiting.is_empty() {
                 break;
             }
         }

@@ -8,12 +8,13 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval_at, timeout};
 
 use super::journal::kind;
 use super::listener::{self, Bound, Gate};
 use super::server::{Live, Phase, Server};
 use super::settings::{self, ConfigFile};
+use super::start::aside;
 use super::users::Users;
 use super::watchdog::Watchdog;
 use super::{notify, quota};
@@ -59,12 +60,13 @@ pub(super) async fn run<S: Store>(
     let limits = settings.limits.clone();
     let pool = Pool::new(limits.buffer_memory);
     let workers = Workers::new(limits.file_workers);
-    quota::enforce(&store, &settings).await;
+    quota::enforce(&store, &settings).await?;
     let users = Users::new(&settings, &pool, &workers, None);
     let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let (busy, mut all_done) = mpsc::channel(1);
-    let (sweeper, mut expiry) = (Arc::clone(&store), tokio::time::interval(EXPIRY_EVERY));
+    let (sweeper, mut expiry) =
+        (Arc::clone(&store), interval_at(Instant::now() + EXPIRY_EVERY, EXPIRY_EVERY));
     let server = Server { store, live: live_seen, phase: phase_seen, busy };
     let gate = Gate::new(tls);
 
@@ -108,7 +110,8 @@ pub(super) async fn run<S: Store>(
             }
             _ = expiry.tick() => {
                 let (store, age) = (Arc::clone(&sweeper), live.borrow().settings.limits.resume_expiry);
-                tokio::task::spawn_blocking(move || {
+                aside("ftd-sweep", move || {
+                    quota::count(&*store); // If any could not be, before.
                     let expired = store.expire(age);
                     if expired > 0 {
                         tracing::info!(expired, "removed uploads that nobody went on with");
@@ -123,9 +126,9 @@ pub(super) async fn run<S: Store>(
     }
 
     notify::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
-    tracing::info!("draining");
     let drain_timeout = live.borrow().settings.limits.drain_timeout;
     phase.send_replace(Phase::Draining);
+    tracing::info!("draining");
     while listeners.join_next().await.is_some() {}
     let cut = tokio::select! {
         ended = timeout(drain_timeout, all_done.recv()) => ended.is_err(),
@@ -152,7 +155,7 @@ async fn reload<S: Store>(
     if !fixed.is_empty() {
         return Err(format!("a change of {} needs a restart", fixed.join(", ")));
     }
-    quota::enforce(store, &settings).await;
+    quota::enforce(store, &settings).await.map_err(|error| error.to_string())?;
     let users = Users::new(&settings, pool, workers, Some(&before.users));
     let count = settings.users.len();
     live.send_replace(Arc::new(Live { settings, users }));

@@ -1,11 +1,14 @@
 //! Quotas: which homes have one, and who waits until they are counted.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::start::aside;
 use crate::config::Settings;
 use crate::fsroot::FsError;
 use crate::transfer::Store;
@@ -32,30 +35,39 @@ fn homes(settings: &Settings) -> Vec<(Option<RelPath>, Quota)> {
 }
 
 /// Puts the quotas and the reserve of `settings` in force, and starts to count what is new.
-pub(super) async fn enforce<S: Store>(store: &Arc<S>, settings: &Settings) {
+///
+/// # Errors
+/// There is no thread for it, and nothing was put in force.
+pub(super) async fn enforce<S: Store>(store: &Arc<S>, settings: &Settings) -> io::Result<()> {
     let (homes, reserve, store) = (homes(settings), settings.reserve, Arc::clone(store));
-    let counter = Arc::clone(&store);
-    // It waits for changes that are being carried out.
-    let _ = tokio::task::spawn_blocking(move || store.configure(&homes, reserve)).await;
-    tokio::task::spawn_blocking(move || {
-        let started = std::time::Instant::now();
-        for (home, counted) in counter.count() {
-            let home = home.map_or_else(|| ".".to_owned(), |home| home.to_string());
-            match counted {
-                Ok(usage) => tracing::info!(
-                    home,
-                    bytes = usage.bytes,
-                    files = usage.names,
-                    duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    "counted"
-                ),
-                Err(error) => tracing::error!(
-                    home,
-                    "cannot be counted, and nothing below it can be changed: {error}"
-                ),
-            }
-        }
+    let (configured, in_force) = oneshot::channel();
+    aside("ftd-count", move || {
+        store.configure(&homes, reserve); // It waits for changes that are being carried out.
+        let _ = configured.send(());
+        count(&*store);
     });
+    in_force.await.map_err(|_| io::Error::other("no thread for the quotas"))
+}
+
+/// Counts what is not counted yet, or could not be, and says what it found.
+pub(super) fn count<S: Store>(store: &S) {
+    let started = std::time::Instant::now();
+    for (home, counted) in store.count() {
+        let home = home.map_or_else(|| ".".to_owned(), |home| home.to_string());
+        match counted {
+            Ok(usage) => tracing::info!(
+                home,
+                bytes = usage.bytes,
+                files = usage.names,
+                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "counted"
+            ),
+            Err(error) => tracing::error!(
+                home,
+                "cannot be counted, and nothing below it can be changed: {error}"
+            ),
+        }
+    }
 }
 
 /// Waits until all homes above the paths are counted. No file thread is held meanwhile.

@@ -192,18 +192,25 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     let tree = Arc::new(tree);
     let sweeper = Arc::clone(&tree);
     // On a thread of its own: however much there is, those for file work are free.
-    let sweep = std::thread::Builder::new().name("ftd-sweep".to_owned()).spawn(move || {
+    aside("ftd-sweep", move || {
         let swept = sweeper.sweep(&stale);
         if swept > 0 {
             tracing::info!(swept, "removed what unfinished transfers had left");
         }
     });
-    drop(sweep.map_err(Failure::other)?); // It ends by itself, or with the daemon.
     let served = lifecycle::run(tree, bound, tls, file, settings, report);
     let served = runtime.block_on(served);
-    // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest goes with the next start.
+    // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest
+    // goes with the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     served.map_err(Failure::other)
+}
+
+/// Runs what may take long, and what nobody waits for, on a thread of its own.
+pub(super) fn aside(name: &str, job: impl FnOnce() + Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(job) {
+        tracing::error!("cannot start the thread {name}: {error}");
+    }
 }
 
 /// Opens the tree; what is stale in it is removed when the daemon serves already.

@@ -193,8 +193,8 @@ impl Tree {
         })?;
         self.ledger.enter(&change);
         for home in homes {
-            let usage = self.count_below(Some(&home))?;
-            self.ledger.found(&home, usage);
+            // What cannot be counted now is counted when the daemon next looks.
+            self.ledger.found(&home, self.count_below(Some(&home)).ok());
         }
         // Two names of one inode: the kernel does nothing and says it did.
         if replaced.is_some() && look(&source, &old).is_ok_and(|left| same(&left, &moved)) {

@@ -152,7 +152,7 @@ impl Staging {
         ledger.admit(&change, self.hold.as_ref())?;
         self.rename(&parent, &name, publish.replace)?;
         self.is_published = true;
-        ledger.enter(&change);
+        ledger.settle(&change, self.hold.as_ref());
         Ok((parent, replaced.is_some()))
     }
 

@@ -233,10 +233,10 @@ impl Ledger {
         keys.filter_map(|key| RelPath::parse(key).ok()).collect()
     }
 
-    /// Takes what was found by counting again.
-    pub(super) fn found(&self, home: &RelPath, usage: Usage) {
+    /// Takes what was found by counting again; `None` when that failed.
+    pub(super) fn found(&self, home: &RelPath, usage: Option<Usage>) {
         if let Some(home) = self.table().homes.get_mut(home.raw_bytes()) {
-            home.usage = Some(usage);
+            home.usage = usage;
         }
     }
 
@@ -260,19 +260,17 @@ impl Ledger {
 
     /// Writes down what was changed.
     pub(super) fn enter(&self, change: &[(RelPath, Delta)]) {
+        self.table().enter(change);
+    }
+
+    /// The same for a file that is there now: what was held for it is free in the same moment, so that
+    /// nobody sees it twice, or not at all.
+    pub(super) fn settle(&self, change: &[(RelPath, Delta)], hold: Option<&Hold>) {
         let mut table = self.table();
-        if table.homes.is_empty() {
-            return;
+        if let Some(hold) = hold {
+            table.held.remove(&hold.number);
         }
-        for (path, delta) in change {
-            for key in keys_above(path) {
-                if let Some(usage) = table.homes.get_mut(key).and_then(|home| home.usage.as_mut()) {
-                    // What local processes do beside us is met with at zero, not below.
-                    usage.bytes = add(usage.bytes, delta.bytes);
-                    usage.names = add(usage.names, delta.names);
-                }
-            }
-        }
+        table.enter(change);
     }
 
     /// Bytes that ftd leaves alone or has promised, of a file system of so many in all.
@@ -289,6 +287,21 @@ impl Ledger {
 }
 
 impl Table {
+    fn enter(&mut self, change: &[(RelPath, Delta)]) {
+        if self.homes.is_empty() {
+            return;
+        }
+        for (path, delta) in change {
+            for key in keys_above(path) {
+                if let Some(usage) = self.homes.get_mut(key).and_then(|home| home.usage.as_mut()) {
+                    // What local processes do beside us is met with at zero, not below.
+                    usage.bytes = add(usage.bytes, delta.bytes);
+                    usage.names = add(usage.names, delta.names);
+                }
+            }
+        }
+    }
+
     fn admit(&self, change: &[(RelPath, Delta)], own: Option<u64>) -> Result<(), FsError> {
         let mut sums: Vec<(&[u8], Delta)> = Vec::new();
         for (path, delta) in change {

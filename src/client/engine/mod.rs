@@ -34,7 +34,8 @@ use backlog::Backlog;
 
 /// Requests that are in flight at once, if the server takes so many.
 const REQUESTS_MAX: u32 = 192;
-/// Uploads that are in flight at once, if the server takes so many.
+/// Streams that are open at once, if the server takes more: one is left for small files, which are put
+/// whole, each between two steps of the writer.
 const UPLOADS_MAX: u32 = 8;
 /// Steps that wait for the writer.
 const STEPS_MAX: usize = 64;
@@ -188,7 +189,7 @@ impl Line {
                 broken: None,
             }),
             requests: most(REQUESTS_MAX, hello.limits.requests),
-            uploads: most(UPLOADS_MAX, hello.limits.uploads),
+            uploads: most(UPLOADS_MAX, hello.limits.uploads.saturating_sub(1)),
             share: Pool::new(2 * CONTENT_BYTES).share(),
             throttle,
             hello,
@@ -305,6 +306,10 @@ impl Line {
         meter: Meter,
     ) -> Result<Answer, Failure> {
         let (answer, answered) = oneshot::channel();
+        let _alone = match self.0.hello.limits.uploads {
+            0 | 1 => Some(self.0.uploads.acquire().await.map_err(|_| cut())?),
+            _ => None,
+        };
         let whole = |id, request| Step::Whole { id, request, content, seal, meter };
         self.begin(&Request::Put(request), COMMIT_TIMEOUT, Waits::Answer(answer), whole).await?;
         answered.await.unwrap_or_else(|_| Err(cut()))

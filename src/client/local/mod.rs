@@ -20,7 +20,7 @@ use std::sync::Arc;
 use nix::libc::O_NONBLOCK;
 use serde::{Deserialize, Serialize};
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, said};
 use crate::fsroot::{Options, StagingPlace, Tree};
 use crate::types::{Durability, Escaped, RelPath};
 
@@ -79,7 +79,7 @@ pub fn open_failure(path: &[u8], error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => Exit::Denied,
         _ => Exit::Other,
     };
-    Failure::new(exit, error.to_string()).doing(format!("open {}", Escaped(path)))
+    Failure::new(exit, said(error)).doing(format!("open {}", Escaped(path)))
 }
 
 /// What a name of the user's stands for.
@@ -203,7 +203,7 @@ impl Destination {
         let real = directory.canonicalize().map_err(|error| {
             let exit =
                 if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Other };
-            fail(exit, error.to_string()).hint(format!("make it with: mkdir -p {shown}"))
+            fail(exit, said(&error)).hint(format!("make it with: mkdir -p {shown}"))
         })?;
         let umask = umask();
         let options =
