@@ -124,7 +124,7 @@ fn a_recorded_session_has_no_effect_when_it_is_replayed() -> TestResult {
     let daemon = quiet()?;
     let proxy = TcpListener::bind("127.0.0.1:0")?;
     let (near, far) = (proxy.local_addr()?.to_string(), daemon.address.clone());
-    let recorder = std::thread::spawn(move || -> std::io::Result<Vec<u8>> {
+    let tap = std::thread::spawn(move || -> std::io::Result<Vec<u8>> {
         let (mut client, _) = proxy.accept()?;
         let mut server = TcpStream::connect(far)?;
         let (mut back, mut to) = (server.try_clone()?, client.try_clone()?);
@@ -140,7 +140,7 @@ fn a_recorded_session_has_no_effect_when_it_is_replayed() -> TestResult {
     });
     let put = daemon.ftc().env("FTC_SERVER", near).env("FTC_ACCEPT_NEW", "1").input("once");
     put.ok(["put", "-", ":f"])?;
-    let recorded = recorder.join().map_err(|_| "the recorder panicked")??;
+    let recorded = tap.join().map_err(|_| "the recorder panicked")??;
     assert!(recorded.len() > 500 && daemon.stored("f").exists());
     std::fs::remove_file(daemon.stored("f"))?;
 
@@ -154,7 +154,7 @@ fn a_recorded_session_has_no_effect_when_it_is_replayed() -> TestResult {
 }
 
 /// B10: whoever may not come in gets the same bytes in the same time as somebody who is not known. With
-/// FTD_TEST_TRIES=10000 it is as sure as the bar asks for.
+/// `FTD_TEST_TRIES=10000` it is as sure as the bar asks for.
 #[test]
 fn listed_and_unlisted_keys_cannot_be_told_apart() -> TestResult {
     let tries = std::env::var("FTD_TEST_TRIES").ok().and_then(|tries| tries.parse().ok());
