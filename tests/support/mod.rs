@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -367,6 +368,34 @@ impl Ftc {
         let ran = self.run(words)?;
         if ran.code == Some(0) { Ok(ran) } else { Err(format!("ftc failed: {ran:?}").into()) }
     }
+}
+
+/// Runs `swap` again and again beside `body`, which ends both, also when an assertion ends it.
+pub fn race(swap: impl Fn() + Send, body: impl FnOnce() -> TestResult) -> TestResult {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let running = || !stopped.load(Ordering::Relaxed);
+        scope.spawn(move || {
+            while running() {
+                swap();
+            }
+        });
+        let _stop = Stop(&stopped);
+        body()
+    })
+}
+
+/// Two names change places, so that neither is ever free.
+pub fn exchange(one: &Path, other: &Path) {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    // What is not there at the moment is exchanged the next time.
+    let _ = renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE);
 }
 
 /// Makes a key pair with ssh-keygen, which these tests need.
