@@ -82,7 +82,7 @@ async fn write(
                     meter.say("committing");
                 }
                 Step::Close => return writer.flush().await,
-                Step::Data(id, content, meter) => {
+                Step::Data(id, content, meter, _place) => {
                     for slice in content.bytes().chunks(throttle.slice()) {
                         throttle.pass(slice.len()).await;
                         writer.content(id, slice)?;

@@ -39,6 +39,9 @@ const REQUESTS_MAX: u32 = 192;
 const UPLOADS_MAX: u32 = 8;
 /// Steps that wait for the writer.
 const STEPS_MAX: usize = 64;
+/// Buffers of one stream that wait for the writer: with more of them content would leave the processor's
+/// caches before it is sent (`docs/performance.md`).
+const AHEAD_MAX: usize = 2;
 /// Memory for content on its way out, and as much for content on its way in.
 const CONTENT_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -137,7 +140,8 @@ impl Reason {
 /// What the writer is to send next.
 enum Step {
     Control(Kind, u32, Vec<u8>),
-    Data(u32, Chunk, Meter),
+    /// Content of a stream; the permit is its place among those that wait.
+    Data(u32, Chunk, Meter, OwnedSemaphorePermit),
     Whole {
         id: u32,
         request: Vec<u8>,
@@ -291,7 +295,8 @@ impl Line {
         let control = |id, json| Step::Control(Kind::Request, id, json);
         let request = Request::Put(request);
         let id = self.begin(&request, UPLOAD_TIMEOUT, Waits::Answer(answer), control).await?;
-        Ok(Upload { line: self.clone(), id, answered, held: Some(held) })
+        let ahead = Arc::new(Semaphore::new(AHEAD_MAX));
+        Ok(Upload { line: self.clone(), id, answered, held: Some(held), ahead })
     }
 
     /// Stores content that is all here, in one go.
@@ -354,6 +359,7 @@ pub struct Upload {
     id: u32,
     answered: oneshot::Receiver<Result<Answer, Failure>>,
     held: Option<OwnedSemaphorePermit>,
+    ahead: Arc<Semaphore>,
 }
 
 impl Upload {
@@ -362,7 +368,9 @@ impl Upload {
     /// # Errors
     /// The connection is gone.
     pub async fn data(&self, content: Chunk, meter: Meter) -> Result<(), Failure> {
-        self.line.step(Step::Data(self.id, content, meter)).await
+        let place = Arc::clone(&self.ahead).acquire_owned().await;
+        let place = place.expect("it is never closed");
+        self.line.step(Step::Data(self.id, content, meter, place)).await
     }
 
     /// The server's word, should it come before the end of the content. To be waited for once.
