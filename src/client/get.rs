@@ -309,6 +309,11 @@ impl Get {
         let mut waiting: VecDeque<Wanted> = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
+            if self.job.is_gone(&self.server) {
+                pending.clear();
+                ready.clear();
+                waiting.clear();
+            }
             while listing.len() + ready.len() < LISTINGS_MAX
                 && let Some((remote, local)) = pending.pop()
             {

@@ -222,6 +222,8 @@ impl Put {
             None => Vec::new(),
             Some(path) => path.raw_bytes().to_vec(),
         };
+        // Before anything is read: a server that is out of reach is told at once.
+        self.job.line(&self.server, 0).await?;
         self.job.report.many();
         let mut roots = Vec::new();
         for local in locals {
@@ -264,6 +266,10 @@ impl Put {
         let mut waiting = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
+            if !ended && self.job.is_gone(&self.server) {
+                (ended, work) = (true, mpsc::channel(1).1); // The walk ends with its receiver.
+                waiting.clear();
+            }
             while large < large_max
                 && let Some(ready) = waiting.pop_front()
             {
