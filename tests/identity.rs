@@ -123,6 +123,34 @@ fn an_unknown_key_learns_its_fingerprint_and_nothing_else() -> TestResult {
     Ok(())
 }
 
+/// A server that turns us away is asked once and told of once, not for each file of a tree: else the
+/// user would be flooded, and the server keep out who knocks so often.
+#[test]
+fn a_server_that_turns_us_away_is_asked_and_told_of_once() -> TestResult {
+    let daemon = Daemon::start()?;
+    make_key(&daemon.path("stranger"), "ed25519", "")?;
+    std::fs::create_dir(daemon.path("tree"))?;
+    for name in 0..50 {
+        std::fs::write(daemon.path("tree").join(name.to_string()), "x")?;
+    }
+    let lines: [&[&str]; 5] = [
+        &["put", "-r", "tree"],
+        &["get", "-r", ":tree", ":other", "tree"],
+        &["verify", "-r", "tree"],
+        &["rm", ":a", ":b", ":c"],
+        &["stat", ":a", ":b", ":c"],
+    ];
+    for words in lines {
+        let ran = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("stranger")).run(words)?;
+        assert_eq!(ran.code, Some(4), "{words:?}: {}", ran.err);
+        let told = ran.err.lines().filter(|line| line.starts_with("ftc: ")).count();
+        let hints = ran.err.lines().filter(|line| line.starts_with("hint: ")).count();
+        assert_eq!((told, hints), (1, 1), "{words:?}: {}", ran.err);
+    }
+    assert!(daemon.log().matches("refused: not known").count() <= lines.len(), "{}", daemon.log());
+    Ok(())
+}
+
 #[test]
 fn no_key_at_all_says_how_to_make_one() -> TestResult {
     let daemon = Daemon::start()?;

@@ -15,10 +15,11 @@ pub use throttle::Throttle;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::connect::hello_deadline;
 use super::exit::{Exit, Failure};
@@ -68,6 +69,7 @@ struct Inner {
     uploads: Arc<Semaphore>,
     share: Share,
     throttle: Arc<Throttle>,
+    driver: OnceLock<AbortHandle>,
 }
 
 /// What is in flight.
@@ -196,9 +198,11 @@ impl Line {
             uploads: most(UPLOADS_MAX, hello.limits.uploads.saturating_sub(1)),
             share: Pool::new(2 * CONTENT_BYTES).share(),
             throttle,
+            driver: OnceLock::new(),
             hello,
         });
-        tokio::spawn(drive::run(Arc::downgrade(&inner), reader, writer, queue));
+        let driver = tokio::spawn(drive::run(Arc::downgrade(&inner), reader, writer, queue));
+        let _ = inner.driver.set(driver.abort_handle()); // For the first time.
         Ok(Self(inner))
     }
 
@@ -318,6 +322,14 @@ impl Line {
         let whole = |id, request| Step::Whole { id, request, content, seal, meter };
         self.begin(&Request::Put(request), COMMIT_TIMEOUT, Waits::Answer(answer), whole).await?;
         answered.await.unwrap_or_else(|_| Err(cut()))
+    }
+
+    /// Ends the connection as it is: what waits to be sent is not sent.
+    pub fn cut_off(self) {
+        self.0.table().end(&cut());
+        if let Some(driver) = self.0.driver.get() {
+            driver.abort();
+        }
     }
 
     /// Says goodbye, and waits until it is said.
