@@ -4,10 +4,11 @@
 //! `connect.rs` makes it. `gather.rs`, `put.rs` and `get.rs` walk, read and send with bounded memory, and use
 //! `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
 //! that move no content; `remote.rs` turns operands into names. `local/` is the user's own side, and
-//! `report/` all that is told. `shell/` is the prompt.
+//! `report/` all that is told. `shell/` is the prompt, and `complete.rs` answers those of other shells.
 
 pub mod cli;
 mod command;
+mod complete;
 mod connect;
 mod download;
 mod engine;
@@ -56,6 +57,10 @@ const LAST_WORKS: Duration = Duration::from_secs(2);
 /// Runs `ftc` and gives its exit code; `ftc --help` lists them.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Verb::Complete { line, end } = &cli.verb {
+        print(&complete::complete(line, end.as_deref()));
+        return ExitCode::SUCCESS;
+    }
     // One thread drives the connections; more only where there are more of them.
     let threads = cli.verb.copying().map_or(1, |how| usize::from(how.jobs));
     let mut builder = if threads > 1 {
@@ -137,7 +142,7 @@ fn style(global: &Global, verb: &Verb) -> Style {
         }
         _ => Stream::Out,
     };
-    let has_events = verb.copying().is_some() || matches!(verb, Verb::Verify { .. });
+    let has_events = !matches!(verb, Verb::Ls { .. } | Verb::Stat { .. } | Verb::Shell { .. });
     Style {
         quiet: global.quiet,
         verbose: global.verbose,
@@ -199,7 +204,7 @@ async fn carry_out(job: &Arc<Job>, verb: Verb) -> Result<(), Failure> {
         Verb::Verify { recursive, reread, local, remote } => {
             verify::verify(job, local, &remote, recursive, reread).await?;
         }
-        Verb::Shell { .. } => {} // Not inside itself.
+        Verb::Shell { .. } | Verb::Complete { .. } => {} // Not inside itself; not a run.
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 mod complete;
 mod words;
 
+pub(super) use complete::{at_the_end, plain};
+
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
