@@ -103,8 +103,7 @@ fn a_peer_that_vanishes_is_given_up() -> TestResult {
     pipe.write_all(&noise(3 << 20, 1))?;
     let mut get = ftc(&["get", ":big", "-"])?;
     get.stdout.as_mut().ok_or("no stdout")?.read_exact(&mut [0; 1000])?;
-    let staged = || Ok(std::fs::read_dir(daemon.path("root/.ftd-stage"))?.count());
-    wait_until("both run", || Ok(staged()? == 1 && holds(&daemon, "big")? == 1))?;
+    wait_until("both run", || Ok(daemon.staged()? == 1 && holds(&daemon, "big")? == 1))?;
 
     let cut = beside(&daemon, "ip").args(["link", "set", "lo", "down"]).output()?;
     assert!(cut.status.success(), "{cut:?}");
@@ -136,8 +135,9 @@ fn tiny_files_without_end_meet_the_quota_and_hold_nobody_up() -> TestResult {
         let bob = scope.spawn(|| slowest_of_bob(&daemon, 10).map_err(|told| told.to_string()));
         let mut raw = Raw::greeted(&daemon)?;
         let (mut sent, mut stored, mut refused) = (0, 0, 0);
-        while refused < 50 || !bob.is_finished() {
-            while sent < stored + refused + IN_FLIGHT {
+        while refused < 50 || !bob.is_finished() || stored + refused < sent {
+            let is_enough = refused >= 50 && bob.is_finished();
+            while sent < stored + refused + IN_FLIGHT && !is_enough {
                 sent += 1;
                 raw.bytes(&put(sent, &json!(format!("f{sent}")), b"x"))?;
             }
@@ -232,12 +232,11 @@ fn a_slow_disk_under_one_user_holds_no_other_up() -> TestResult {
             waiting.push(raw.0.try_clone()?);
             scope.spawn(move || raw.bytes(&whole).is_ok());
         }
-        let staged = || Ok(std::fs::read_dir(daemon.path("root/.ftd-stage"))?.count());
         let meet = || -> TestResult {
-            wait_until("puts wait for the disk", || Ok(staged()? > 5))?;
+            wait_until("puts wait for the disk", || Ok(daemon.staged()? > 5))?;
             let slowest = slowest_of_bob(&daemon, 8)?;
             println!("the slowest of bob's logins took {slowest:?}");
-            assert!(staged()? > 0, "the disk is still what they wait for");
+            assert!(daemon.staged()? > 0, "the disk is still what they wait for");
             assert!(slowest < Duration::from_secs(2), "{slowest:?}");
             Ok(())
         };

@@ -39,11 +39,7 @@ fn answer_to(daemon: &Daemon, config: &Arc<ClientConfig>, early: &[u8]) -> Falli
 struct NoKey;
 
 impl ResolvesClientCert for NoKey {
-    fn resolve(
-        &self,
-        _: &[&[u8]],
-        _: &[rustls::SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         None
     }
 
@@ -62,16 +58,15 @@ fn without_a_proof_of_a_key_nothing_is_said() -> TestResult {
     let daemon = quiet()?.start()?;
     let line = std::fs::read_to_string(daemon.path("key.pub"))?;
     let (alice, _) = ftd::identity::parse_public_line(line.trim())?;
-    let generated =
-        aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())?;
+    let generated = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(
+        &aws_lc_rs::rand::SystemRandom::new(),
+    )?;
     let signs = rustls::crypto::aws_lc_rs::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(
         generated.as_ref(),
     ))?;
     let claimed = CertificateDer::from(ftd::identity::spki_der(&alice));
-    let forged = AlwaysResolvesClientRawPublicKeys::new(Arc::new(CertifiedKey::new(
-        vec![claimed],
-        signs,
-    )));
+    let forged =
+        AlwaysResolvesClientRawPublicKeys::new(Arc::new(CertifiedKey::new(vec![claimed], signs)));
     let early = [frame(HELLO, 0, br#"{"version":1}"#), put(1, &json!("f"), b"content")].concat();
     for resolver in [Arc::new(forged) as Arc<dyn ResolvesClientCert>, Arc::new(NoKey)] {
         let mut config = (*config(&daemon.path("key"))?).clone();
@@ -233,13 +228,19 @@ fn a_barred_key_and_an_unknown_one_take_the_same_time() -> TestResult {
     let welch = |keep: f64| {
         let mut all = times.concat();
         all.sort_by(f64::total_cmp);
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "small counts"
+        )]
         let figures = |times: &Vec<f64>| {
             let most = all[((all.len() as f64 * keep) as usize).min(all.len() - 1)];
             let kept: Vec<_> = times.iter().copied().filter(|&time| time <= most).collect();
             let count = kept.len() as f64;
             let mean = kept.iter().sum::<f64>() / count;
-            let variance = kept.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
+            let variance =
+                kept.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
             (mean, variance / count)
         };
         let [one, other] = [figures(&times[0]), figures(&times[1])];

@@ -295,12 +295,17 @@ impl Daemon {
         Ok(all.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect())
     }
 
+    /// How many files are staged.
+    pub fn staged(&self) -> Result<usize, Box<dyn std::error::Error>> {
+        Ok(std::fs::read_dir(self.path("root/.ftd-stage"))?.count())
+    }
+
     /// Nothing staged is left.
     pub fn assert_nothing_staged(&self) -> TestResult {
         // What a request leaves is removed before its answer is sent, save where the peer was cut off.
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
-            let staged = std::fs::read_dir(self.path("root/.ftd-stage"))?.count();
+            let staged = self.staged()?;
             if staged == 0 {
                 return Ok(());
             }
