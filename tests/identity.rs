@@ -102,6 +102,7 @@ fn every_kind_of_key_logs_in_by_file_and_by_agent() -> TestResult {
     Ok(())
 }
 
+/// A-01: one constant answer.
 #[test]
 fn an_unknown_key_learns_its_fingerprint_and_nothing_else() -> TestResult {
     let daemon = Daemon::start()?;
@@ -261,6 +262,7 @@ print(shown.decode(errors="replace"))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 "#;
 
+/// A-03, A-04: another server than the one that is pinned is told nothing.
 #[test]
 fn a_server_is_trusted_once_and_then_pinned() -> TestResult {
     let daemon = Daemon::start()?;
