@@ -67,6 +67,10 @@ fn a_script_stops_at_the_first_failure_and_says_which() -> TestResult {
         let ran = daemon.ftc_unix().input(line).run(["shell"])?;
         assert_eq!(ran.code, Some(code), "{line}: {}", ran.err);
     }
+    // The daemon on the same machine can be named too.
+    let server = daemon.unix_server();
+    let ran = daemon.ftc().input("mkdir three\n").run(["shell", &server])?;
+    assert!(ran.code == Some(0) && daemon.stored("three").exists(), "{}", ran.err);
     let missing = daemon.ftc_unix().run(["shell", "-b", "none"])?;
     assert_eq!(missing.code, Some(6), "{}", missing.err);
     Ok(())

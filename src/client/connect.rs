@@ -279,7 +279,8 @@ impl Trust {
                 format!(
                     "the server's key is {shown}, not {wanted} as --fingerprint says: nothing was sent"
                 ),
-            ));
+            )
+            .hint("compare it with what ftd fingerprint prints there"));
         }
         if let Some(known) = self.known.first() {
             let known = fingerprint(known);

@@ -145,7 +145,7 @@ impl Get {
             Err((item, failure)) => {
                 let failure = failure.doing(format!("get {}", Escaped(&item.path)));
                 let failure = match failure.code {
-                    Some(ErrorCode::WrongType) if !self.how.recursive => {
+                    Some(ErrorCode::WrongType) if failure.hint.is_none() && !self.how.recursive => {
                         failure.hint("fetch a directory and all that is in it with: ftc get -r")
                     }
                     _ => failure,

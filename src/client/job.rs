@@ -125,6 +125,7 @@ impl Job {
     pub fn exit(&self) -> Exit {
         let failed = self.failures();
         match failed.first {
+            None if self.report.lacks_receipts() => Exit::Other,
             None => Exit::Ok,
             Some(first) if self.done.load(Ordering::Relaxed) == 0 && !failed.differs => first,
             Some(_) => Exit::Partial,

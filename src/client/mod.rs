@@ -215,7 +215,8 @@ fn print(text: &str) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
-            exit::report(&Failure::new(Exit::Other, format!("write to standard output: {error}")));
+            let text = format!("write to standard output: {}", exit::said(&error));
+            exit::report(&Failure::new(Exit::Other, text));
             std::process::exit(i32::from(Exit::Other as u8));
         }
     }

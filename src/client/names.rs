@@ -30,7 +30,18 @@ pub async fn mkdir(job: &Arc<Job>, operands: Vec<OsString>, parents: bool) {
             };
             let request = Request::Mkdir { path: wire(&path), parents };
             let made = job.ask(&server, &request).await;
-            made.map_err(|failure| failure.doing(format!("mkdir {path}")))?;
+            made.map_err(|failure| {
+                let failure = failure.doing(format!("mkdir {path}"));
+                match failure.code {
+                    Some(ErrorCode::Exists) => {
+                        failure.hint("be content with a directory that is there: ftc mkdir -p")
+                    }
+                    Some(ErrorCode::NotFound) => {
+                        failure.hint("make those above it too with: ftc mkdir -p")
+                    }
+                    _ => failure,
+                }
+            })?;
             job.report.explain(|| format!("made {path}"));
             Ok(())
         };

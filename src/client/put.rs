@@ -477,9 +477,5 @@ fn item(place: &Place) -> Item {
 }
 
 fn parse(path: &[u8]) -> Result<RelPath, Failure> {
-    RelPath::parse(path).map_err(|error| {
-        let mut failure = Failure::new(Exit::Usage, format!("{error} (BAD_NAME)"));
-        failure.code = Some(ErrorCode::BadName);
-        failure
-    })
+    RelPath::parse(path).map_err(Failure::of_name)
 }

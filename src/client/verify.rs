@@ -243,7 +243,5 @@ fn open(leaf: &Leaf) -> Result<Input, Failure> {
 }
 
 fn whole_path(base: Option<&RelPath>, below: &[u8]) -> Result<RelPath, Failure> {
-    let below = RelPath::parse(below)
-        .map_err(|error| Failure::new(Exit::Usage, format!("{error} (BAD_NAME)")))?;
-    Ok(below.below(base))
+    Ok(RelPath::parse(below).map_err(Failure::of_name)?.below(base))
 }

@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
 
-use super::exit::{Exit, Failure, tell};
+use super::exit::{Exit, Failure, said, tell};
 use crate::types::{Escaped, Sha256Digest};
 use bars::{Bar, Bars};
 use events::Event;
@@ -104,8 +104,9 @@ struct Inner {
     style: Style,
     bars: Bars,
     receipt: Option<Mutex<File>>,
+    lacks_receipts: AtomicBool,
     /// Whether it is a job of many files, which is told in sums.
-    many: std::sync::atomic::AtomicBool,
+    many: AtomicBool,
     totals: Totals,
     started: Instant,
 }
@@ -130,8 +131,9 @@ impl Report {
     pub fn new(style: Style, receipt: Option<&Path>) -> Result<Self, Failure> {
         let open = |path: &Path| {
             File::options().append(true).create(true).mode(0o600).open(path).map_err(|error| {
-                Failure::new(Exit::Usage, error.to_string())
+                Failure::new(Exit::Usage, said(&error))
                     .doing(format!("open the receipt {}", path.display()))
+                    .hint("nothing was copied; say another FILE")
             })
         };
         let receipt = receipt.map(open).transpose()?.map(Mutex::new);
@@ -140,6 +142,7 @@ impl Report {
             style,
             bars,
             receipt,
+            lacks_receipts: false.into(),
             many: false.into(),
             totals: Totals::default(),
             started: Instant::now(),
@@ -150,6 +153,11 @@ impl Report {
     /// Whether files are told one by one, as far as they are at all.
     fn is_verbose(&self) -> bool {
         self.0.style.verbose || !self.0.many.load(Ordering::Relaxed)
+    }
+
+    /// Whether something was copied of which there is no receipt.
+    pub fn lacks_receipts(&self) -> bool {
+        self.0.lacks_receipts.load(Ordering::Relaxed)
     }
 
     /// Whether somebody would see how much there is to do.
@@ -333,7 +341,9 @@ impl Report {
         let written =
             receipt.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         if let Err(error) = written {
-            super::exit::report(&Failure::new(Exit::Other, format!("write the receipt: {error}")));
+            self.0.lacks_receipts.store(true, Ordering::Relaxed);
+            let failure = Failure::new(Exit::Other, said(&error)).doing("write the receipt");
+            super::exit::report(&failure.hint("the files themselves are as it says here"));
         }
     }
 }

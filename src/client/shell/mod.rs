@@ -62,7 +62,8 @@ pub async fn shell(job: Arc<Job>, host: Option<OsString>, batch: Option<PathBuf>
     let outcome = async {
         if let Some(host) = host {
             let port = job.settings.global.port;
-            let named = Remote::recognise(&host, port)?;
+            let is_local = host.as_bytes().starts_with(b"unix:");
+            let named = if is_local { None } else { Remote::recognise(&host, port)? };
             if let Some(Remote { server: Some(server), path }) = named {
                 job.move_to(Some(server), path);
             } else {
