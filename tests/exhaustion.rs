@@ -232,7 +232,7 @@ fn a_slow_disk_under_one_user_holds_no_other_up() -> TestResult {
             waiting.push(raw.0.try_clone()?);
             scope.spawn(move || raw.bytes(&whole).is_ok());
         }
-        let meet = || -> TestResult {
+        let look = || -> TestResult {
             wait_until("puts wait for the disk", || Ok(daemon.staged()? > 5))?;
             let slowest = slowest_of_bob(&daemon, 8)?;
             println!("the slowest of bob's logins took {slowest:?}");
@@ -240,10 +240,10 @@ fn a_slow_disk_under_one_user_holds_no_other_up() -> TestResult {
             assert!(slowest < Duration::from_secs(2), "{slowest:?}");
             Ok(())
         };
-        let met = meet();
+        let seen = look();
         for stream in &waiting {
             let _ = stream.shutdown(std::net::Shutdown::Both); // Some may be through.
         }
-        met
+        seen
     })
 }
