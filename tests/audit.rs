@@ -20,7 +20,7 @@ fn whatever_changes_something_or_is_refused_leaves_one_line() -> TestResult {
     setup
         .write_config(&format!("{text}[[user.path]]\nmatch = \"corner\"\nallow = [\"list\"]\n"))?;
     let daemon = setup.start()?;
-    let uid = format!("identity=uid {}", nix::unistd::geteuid());
+    let uid = format!("identity=\"uid {}\"", nix::unistd::geteuid());
     let uid = uid.as_str();
     let mut raw = Raw::greeted(&daemon)?;
     raw.bytes(&put(1, &json!("f"), b"content"))?;
@@ -50,12 +50,18 @@ fn whatever_changes_something_or_is_refused_leaves_one_line() -> TestResult {
         &[
             "verb=\"remove\"",
             "path=\"alice/corner/x\"",
-            "result=DENIED",
+            "result=\"DENIED\"",
             "reason=",
             "right \\\"remove\\\"",
         ],
-        &["verb=\"rename\"", "path=\"alice/f\"", "[31m", "result=DENIED", "right \\\"create\\\""],
-        &["verb=\"get\"", "path=\"alice/../up\"", "result=BAD_NAME", "never followed"],
+        &[
+            "verb=\"rename\"",
+            "path=\"alice/f\"",
+            "[31m",
+            "result=\"DENIED\"",
+            "right \\\"create\\\"",
+        ],
+        &["verb=\"get\"", "path=\"alice/../up\"", "result=\"BAD_NAME\"", "never followed"],
         &["verb=\"remove\"", "path=\"alice/missing\"", "result=\"NOT_FOUND\"", "reason="],
         &[
             "identity=\"SHA256:",
@@ -66,12 +72,35 @@ fn whatever_changes_something_or_is_refused_leaves_one_line() -> TestResult {
         ],
     ];
     for row in rows {
-        let uid = row.iter().map(|part| part.replace("identity=uid", "identity=\"uid"));
-        let parts: Vec<String> = uid.collect();
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        assert_eq!(lines(&log, &parts).len(), 1, "{row:?}\n{log}");
+        assert_eq!(lines(&log, row).len(), 1, "{row:?}\n{log}");
     }
     assert!(!log.contains('\u{1b}'), "nothing acts on a terminal");
+    Ok(())
+}
+
+/// What no verb was looked at for is refused in the open, too.
+#[test]
+fn what_a_limit_or_the_protocol_refuses_leaves_a_line() -> TestResult {
+    let limits = "[limits]\nconnections-per-user = 1\nrequests-per-connection = 1";
+    let daemon = Setup::with("[\"create\", \"get\"]", limits)?.start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let mut second = Raw::silent(&daemon)?;
+    second.expect_closed("LIMIT")?;
+    assert_eq!(raw.code_of(1, &json!({"verb": "get", "path": "f", "offset": 1}))?, "PROTOCOL");
+    assert_eq!(raw.code_of(2, &json!({"verb": "frobnicate"}))?, "PROTOCOL");
+    raw.request(3, &json!({"verb": "put", "path": "f"}))?;
+    assert_eq!(raw.code_of(4, &json!({"verb": "get", "path": "f"}))?, "LIMIT");
+    let log = daemon.log();
+    for row in [
+        ["connect refused", "result=\"LIMIT\"", "connections of this user"],
+        ["get refused", "result=\"PROTOCOL\"", "path=\"alice/f\""],
+        ["request refused", "result=\"PROTOCOL\"", "does not know the verb"],
+        ["request refused", "result=\"LIMIT\"", "in flight"],
+    ] {
+        let found = lines(&log, &row);
+        assert_eq!(found.len(), 1, "{row:?}\n{log}");
+        assert!(found[0].contains("user=\"alice\"") && found[0].contains("identity=\"uid "));
+    }
     Ok(())
 }
 

@@ -89,6 +89,7 @@ fn the_service_manager_is_told() -> TestResult {
         "{reloading}"
     );
     assert!(heard()?.contains("READY=1"));
+    let good = std::fs::read_to_string(daemon.path("ftd.toml"))?;
     std::fs::write(daemon.path("ftd.toml"), "nonsense = 1")?;
     daemon.signal(Signal::SIGHUP)?;
     heard()?;
@@ -99,6 +100,14 @@ fn the_service_manager_is_told() -> TestResult {
             && refused.contains("nonsense"),
         "{refused}"
     );
+    let odd: String = (0..25).map(|number| format!("odd{number} = \"\u{fc}\"\n")).collect();
+    // systemd ignores what has more than 4,096 bytes, and would wait for READY for ever.
+    std::fs::write(daemon.path("ftd.toml"), good.replace("allow =", &format!("{odd}allow =")))?;
+    daemon.signal(Signal::SIGHUP)?;
+    heard()?;
+    let long = heard()?;
+    assert!(long.contains("READY=1") && long.contains("last reload refused"), "{long}");
+    assert!(long.len() < 4096, "{}", long.len());
     daemon.signal(Signal::SIGTERM)?;
     assert!(heard()?.contains("STOPPING=1"));
     assert_eq!(daemon.wait()?, Some(0));

@@ -250,6 +250,30 @@ fn a_restarted_daemon_is_waited_for() -> TestResult {
     Ok(())
 }
 
+/// A daemon that does not come back ends a whole tree when patience ends, once and not for each file.
+#[test]
+fn a_daemon_that_stays_away_ends_a_tree_and_is_told_of_once() -> TestResult {
+    let mut daemon = Daemon::start()?;
+    std::fs::create_dir(daemon.path("tree"))?;
+    for name in 0..600 {
+        std::fs::write(daemon.path("tree").join(format!("{name:03}")), noise(20_000, name))?;
+    }
+    let how = ["put", "-r", "--bwlimit", "4MiB", "tree"];
+    let child = daemon.ftc_unix().env("FTC_RETRY", "500ms").spawn(how)?;
+    let begun = Instant::now();
+    let arrived = || std::fs::read_dir(daemon.stored("tree")).map_or(0, Iterator::count);
+    while arrived() < 20 && begun.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGKILL)?;
+    daemon.wait()?;
+    let output = child.wait_with_output()?;
+    let err = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(10), "{err}");
+    assert_eq!(err.lines().filter(|line| line.starts_with("ftc: ")).count(), 1, "{err}");
+    Ok(())
+}
+
 fn kill_daemon(daemon: &mut Child) -> TestResult {
     daemon.kill()?;
     daemon.wait()?;

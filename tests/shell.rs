@@ -115,12 +115,16 @@ fn control_c_ends_the_transfer_and_keeps_the_shell() -> TestResult {
             (">> ", "put --bwlimit 1MiB large\r"),
             ("MiB/s", "\x03"),
             ("ftc: interrupted", ""),
+            (">> ", "-q put --bwlimit 8MiB large after/\r"),
             (">> ", "mkdir after\r"),
             (">> ", "bye\r"),
         ],
     )?;
     assert_eq!(code, Some(0), "{text}");
-    assert!(daemon.stored("after").is_dir() && !daemon.stored("large").exists());
+    assert!(daemon.stored("after/large").exists() && !daemon.stored("large").exists());
+    // Nothing of it goes on behind the prompt, and no bar is drawn over it.
+    let after = text.rsplit("ftc: interrupted").next().unwrap_or_default();
+    assert!(!after.contains("MiB/s"), "{text}");
     Ok(())
 }
 

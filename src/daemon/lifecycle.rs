@@ -81,7 +81,7 @@ pub(super) async fn run<S: Store>(
     let status = |said: &str| {
         let users = live.borrow().settings.users.len();
         let plural = if users == 1 { "" } else { "s" };
-        format!("serving {users} user{plural}; {sandbox}{said}")
+        notify::shortened(format!("serving {users} user{plural}; {sandbox}{said}"))
     };
     notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(""))]);
     tracing::info!(name: kind::READY, "ready");

@@ -4,6 +4,18 @@ use std::os::fd::BorrowedFd;
 
 use sd_notify::NotifyState;
 
+/// Bytes of a status: systemd ignores a message of more than 4,096, and with it what else it says.
+const STATUS_BYTES_MAX: usize = 2048;
+
+/// A status that is not too long to be heard; the log has the whole of it.
+pub(super) fn shortened(mut status: String) -> String {
+    if status.len() > STATUS_BYTES_MAX {
+        status.truncate(status.floor_char_boundary(STATUS_BYTES_MAX));
+        status += "… (the log has the rest)";
+    }
+    status
+}
+
 /// Tells states. A manager that cannot be told is no reason to stop serving.
 pub(super) fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {

@@ -113,6 +113,7 @@ pub(super) async fn serve<S: Store>(
     let _places = match place.and_then(|place| Ok((place, taken?))) {
         Ok(places) => places,
         Err(message) => {
+            verbs::log_turned_away(&user, &peer, &visitor.address, message);
             return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Limit, message))).await;
         }
     };
@@ -155,12 +156,12 @@ pub(super) async fn serve<S: Store>(
         End::Told(message) => tracing::info!(
             name: kind::CLOSED,
             peer = session.address,
-            identity = %session.peer,
-            result = %message.code,
+            identity = session.peer.to_string(),
+            result = message.code.name(),
             "closed: {}", message.message,
         ),
         End::Gone(error) => {
-            tracing::info!(name: kind::CLOSED, peer = session.address, identity = %session.peer, "lost: {error}");
+            tracing::info!(name: kind::CLOSED, peer = session.address, identity = session.peer.to_string(), "lost: {error}");
         }
     }
 }
@@ -209,7 +210,11 @@ impl<S: Store> Session<S> {
                 match users.admit(&self.peer, self.source) {
                     Ok(_) => users.expires(&self.peer),
                     Err(why) => {
-                        tracing::info!(peer = self.address, identity = %self.peer, "ended: {why}");
+                        tracing::info!(
+                            peer = self.address,
+                            identity = self.peer.to_string(),
+                            "ended: {why}"
+                        );
                         break;
                     }
                 }
@@ -310,8 +315,9 @@ impl<S: Store> Session<S> {
                 tracing::debug!(peer = %self.address, client = %crate::types::Escaped(client.as_bytes()), "greeted");
             }
             Event::TooMany => {
-                let message =
-                    ErrorMessage::new(ErrorCode::Limit, "too many requests are in flight");
+                let message = "too many requests are in flight";
+                self.log_refusal(ErrorCode::Limit, message);
+                let message = ErrorMessage::new(ErrorCode::Limit, message);
                 let _ = self.answers.send((id, Final::NotAdmitted(message))).await;
             }
             Event::Put(_) | Event::Request(_) if intake.draining => {
@@ -325,7 +331,9 @@ impl<S: Store> Session<S> {
                 self.put(id, put, &mut intake.uploads).await;
             }
             Event::Request(Request::Unknown) => {
-                self.refuse(id, ErrorCode::Protocol, "this server does not know the verb").await;
+                let message = "this server does not know the verb";
+                self.log_refusal(ErrorCode::Protocol, message);
+                self.refuse(id, ErrorCode::Protocol, message).await;
             }
             Event::Request(request) => {
                 intake.tasks.retain(|_, task| !task.is_finished());
@@ -432,6 +440,13 @@ impl<S: Store> Session<S> {
                 verbs::log_refusal(self, &user, "put", (Some(&put.path), None), (code, &message));
                 self.refuse(id, code, &message).await;
             }
+        }
+    }
+
+    /// For a request that is refused before anybody looks at what it asks for.
+    fn log_refusal(&self, code: ErrorCode, reason: &str) {
+        if let Some(user) = self.user() {
+            verbs::log_refusal(self, &user, "request", (None, None), (code, reason));
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
-use super::users::User;
+use super::users::{Peer, User};
 use super::{changes, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
@@ -324,7 +324,7 @@ async fn get<S: Store>(
 ) -> Result<(), Refusal> {
     if offset > 0 && version.is_none() {
         let told = "an offset means something only with the version that it is of";
-        return Err((ErrorCode::Protocol, told.to_owned()));
+        return job.logged((Some(path), None), || Err((ErrorCode::Protocol, told.to_owned())));
     }
     let (target, grant) = job.admit(path, |path| Action::Get { path })?;
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
@@ -408,15 +408,31 @@ pub(super) fn log_refusal<S: Store>(
     tracing::info!(
         name: kind::DENIED,
         user = user.principal.name,
-        identity = %session.peer,
+        identity = session.peer.to_string(),
         peer = session.address,
         verb,
         path = path.map(shown).unwrap_or_default(),
         to = to.map(shown),
-        result = %code,
+        result = code.name(),
         reason,
         suppressed,
         "{verb} refused",
+    );
+}
+
+/// One line for a connection that is one too many of a user who may come in.
+pub(super) fn log_turned_away(user: &User, peer: &Peer, address: &str, reason: &str) {
+    let Some(suppressed) = user.refusals.admit() else { return };
+    tracing::info!(
+        name: kind::DENIED,
+        user = user.principal.name,
+        identity = peer.to_string(),
+        peer = address,
+        verb = "connect",
+        result = ErrorCode::Limit.name(),
+        reason,
+        suppressed,
+        "connect refused",
     );
 }
 

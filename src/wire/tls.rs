@@ -22,8 +22,9 @@ use crate::identity::ALPN;
 
 /// Bytes of the receive buffer of a quiet connection: more than a usual hello.
 const INCOMING_LEAST: usize = 4 * 1024;
-/// Bytes of the receive buffer during the handshake, at the most; rustls joins no more either.
-const INCOMING_HANDSHAKE: usize = 72 * 1024;
+/// Bytes of the receive buffer during the handshake, at the most. A hello has two thousand; what rustls
+/// would join, and keep for every stranger, is 64 KiB.
+const INCOMING_HANDSHAKE: usize = 32 * 1024;
 /// Bytes of the receive buffer of a busy connection.
 const INCOMING_MOST: usize = 512 * 1024;
 /// Bytes that a TLS 1.3 record adds to at most 16 KiB of content: header, type, tag.

@@ -282,11 +282,11 @@ impl Report {
         }
     }
 
-    /// A file, or whatever else was asked for, failed.
-    pub fn failed(&self, item: Option<&Item>, failure: &Failure) {
+    /// A file, or whatever else was asked for, failed; people need not be told the same for each file.
+    pub fn failed(&self, item: Option<&Item>, failure: &Failure, is_news: bool) {
         self.0.totals.failed.fetch_add(1, Ordering::Relaxed);
         self.event(|| Event::error(item, failure));
-        if self.0.style.events.is_none() {
+        if self.0.style.events.is_none() && is_news {
             self.0.bars.suspend(|| super::exit::report(failure));
         }
     }
@@ -304,6 +304,11 @@ impl Report {
             let text = text();
             self.0.bars.suspend(|| tell(format_args!("ftc: {text}")));
         }
+    }
+
+    /// Takes the bars away, and tells nothing.
+    pub fn clear(&self) {
+        self.0.bars.clear();
     }
 
     /// Takes the bars away and tells the sums.

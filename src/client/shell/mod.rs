@@ -80,7 +80,7 @@ pub async fn shell(job: Arc<Job>, host: Option<OsString>, batch: Option<PathBuf>
     let exit = match outcome.await {
         Ok(exit) => exit,
         Err(failure) => {
-            job.report.failed(None, &failure);
+            job.report.failed(None, &failure, true);
             failure.exit
         }
     };
@@ -192,6 +192,7 @@ impl Shell {
             () = super::interrupted() => {
                 // What was under way counts as cut, so that it can be resumed.
                 self.job.drop_lines();
+                tokio::task::yield_now().await; // It ends, and its bars, before the prompt comes.
                 super::exit::tell(format_args!("ftc: interrupted"));
                 Exit::Interrupted
             }
@@ -200,7 +201,7 @@ impl Shell {
     }
 
     fn tell(&self, failure: &Failure) {
-        self.job.report.failed(None, failure);
+        self.job.report.failed(None, failure, true);
     }
 
     async fn run(&self, words: &[String]) -> Exit {
@@ -298,6 +299,7 @@ impl Shell {
                 return failure.exit;
             }
         };
+        let _curtain = Curtain(report.clone());
         let rate = how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64());
         let job = Arc::new(self.job.again_with(global, report, rate));
         if let Err(failure) = carry_out(&job, verb).await {
@@ -306,6 +308,15 @@ impl Shell {
         let exit = job.exit();
         job.report.finish(exit);
         exit
+    }
+}
+
+/// Takes the bars away, however a line ends.
+struct Curtain(Report);
+
+impl Drop for Curtain {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 
