@@ -65,7 +65,7 @@ fn with_remote_names(shell: Shell, made: &str) -> String {
         }
         Shell::Zsh => {
             let begin = "_ftc() {\n";
-            let keep = "    local ftc_line=\"${(j: :)words[1,CURRENT-1]} $PREFIX\"\n";
+            let keep = "    local ftc_line=\"${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX\"\n";
             let lines = made.lines().map(|line| {
                 let is_operand = ["'*::operands", "'::remote"].iter().any(|o| line.starts_with(o));
                 if is_operand {

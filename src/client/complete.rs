@@ -33,11 +33,7 @@ pub fn complete(line: &str, end: Option<&str>) -> String {
     let names = told.recv_timeout(PATIENCE).ok().flatten().unwrap_or_default();
     let kept = end.and_then(|end| line.strip_suffix(end)).map(|head| at_the_end(head).1);
     let kept = kept.unwrap_or_default();
-    names
-        .iter()
-        .filter_map(|name| name.strip_prefix(&kept))
-        .map(|name| format!("{name}\n"))
-        .collect()
+    names.iter().filter_map(|name| name.strip_prefix(&kept)).flat_map(|name| [name, "\n"]).collect()
 }
 
 fn names(line: &str) -> Option<Vec<String>> {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use indicatif::HumanBytes;
 
 use super::exit::{Exit, Failure, said, tell};
-use crate::types::{Escaped, Sha256Digest};
+use crate::types::{Escaped, RelPath, Sha256Digest};
 use bars::{Bar, Bars};
 use events::Event;
 
@@ -36,6 +36,12 @@ pub enum Action {
     Get,
     /// It is compared.
     Verify,
+    /// It is removed.
+    Rm,
+    /// It gets another name.
+    Mv,
+    /// It is made, a directory.
+    Mkdir,
 }
 
 /// One file of a job.
@@ -45,16 +51,21 @@ pub struct Item {
     pub action: Action,
     /// Its path on the server, raw.
     pub path: Vec<u8>,
-    /// What it is here, raw; `-` for a stream.
+    /// What it is here, raw; `-` for a stream; empty for what is on the server alone.
     pub local: Vec<u8>,
 }
 
 impl Item {
+    /// A name on the server, which is changed there.
+    pub fn there(action: Action, path: &RelPath) -> Self {
+        Self { action, path: path.raw_bytes().to_vec(), local: Vec::new() }
+    }
+
     /// The name that a person recognises: where it ends up.
     fn shown(&self) -> String {
         match self.action {
-            Action::Put => Escaped(&self.path).to_string(),
             Action::Get | Action::Verify => Escaped(&self.local).to_string(),
+            _ => Escaped(&self.path).to_string(),
         }
     }
 }
@@ -214,7 +225,7 @@ impl Report {
             let how = match (item.action, done.replaced) {
                 (Action::Put, false) => "stored",
                 (Action::Put, true) => "stored, replacing",
-                (Action::Get | Action::Verify, _) => "got",
+                _ => "got",
             };
             let mut text = format!(
                 "{how} {}  {}  sha256 {}",
@@ -250,6 +261,17 @@ impl Report {
         if self.0.style.events.is_none() {
             self.0.bars.suspend(|| super::print(&format!("would {what} {}\n", item.shown())));
         }
+    }
+
+    /// A name on the server was changed; of a move, with the name that it has since.
+    pub fn changed(&self, item: &Item, to: Option<&RelPath>) {
+        self.0.totals.done.fetch_add(1, Ordering::Relaxed);
+        self.event(|| Event::changed(item, to));
+        self.explain(|| match (item.action, to) {
+            (_, Some(to)) => format!("moved {} to {to}", item.shown()),
+            (Action::Mkdir, None) => format!("made {}", item.shown()),
+            (_, None) => format!("removed {}", item.shown()),
+        });
     }
 
     /// A file was compared: what is different about it, if anything is.
