@@ -174,7 +174,7 @@ fn keys_that_cannot_be_used_each_say_why() -> TestResult {
     std::fs::set_permissions(daemon.path("noise"), std::fs::Permissions::from_mode(0o600))?;
     std::fs::set_permissions(daemon.path("open"), std::fs::Permissions::from_mode(0o644))?;
     for (name, why) in [
-        ("missing", "No such file"),
+        ("missing", "no such file"),
         ("noise", "no OpenSSH private key"),
         ("open", "chmod 600"),
         ("key.pub", "this is a public key"),
