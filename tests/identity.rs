@@ -166,6 +166,7 @@ fn no_key_at_all_says_how_to_make_one() -> TestResult {
     Ok(())
 }
 
+/// L-12: a private key that others can read is refused, and no secret is said, however much else is.
 #[test]
 fn keys_that_cannot_be_used_each_say_why() -> TestResult {
     let daemon = Daemon::start()?;
@@ -175,7 +176,7 @@ fn keys_that_cannot_be_used_each_say_why() -> TestResult {
     std::fs::set_permissions(daemon.path("noise"), std::fs::Permissions::from_mode(0o600))?;
     std::fs::set_permissions(daemon.path("open"), std::fs::Permissions::from_mode(0o644))?;
     for (name, why) in [
-        ("missing", "No such file"),
+        ("missing", "no such file"),
         ("noise", "no OpenSSH private key"),
         ("open", "chmod 600"),
         ("key.pub", "this is a public key"),
@@ -184,6 +185,10 @@ fn keys_that_cannot_be_used_each_say_why() -> TestResult {
         let ran = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path(name)).run(["ls"])?;
         assert_eq!(ran.code, Some(4), "{name}: {}", ran.err);
         assert!(ran.err.contains(why), "{name}: {}", ran.err);
+        let key = std::fs::read_to_string(daemon.path("key"))?;
+        let said_all = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path(name)).run(["-v", "ls"])?;
+        let secret = |line: &str| line.len() > 20 && said_all.err.contains(line);
+        assert!(!key.lines().any(secret), "{}", said_all.err);
     }
     Ok(())
 }

@@ -75,24 +75,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(Exit::Other as u8);
         }
     };
-    let is_shell = matches!(cli.verb, Verb::Shell { .. });
-    let resumes = cli.verb.resumes();
-    let exit = runtime.block_on(async {
-        if is_shell {
-            return run(cli).await; // Which has its own idea of an interruption.
-        }
-        tokio::select! {
-            exit = run(cli) => exit,
-            () = interrupted() => {
-                if io::stderr().is_terminal() {
-                    let _ = io::stderr().write_all(b"\r\x1b[K"); // Over what is left of a bar.
-                }
-                let what = if resumes { again() } else { NOTHING.to_owned() };
-                tell(format_args!("ftc: {what}"));
-                Exit::Interrupted
-            }
-        }
-    });
+    let exit = runtime.block_on(run(cli));
     runtime.shutdown_timeout(LAST_WORKS);
     ExitCode::from(exit as u8)
 }
@@ -118,12 +101,29 @@ async fn run(cli: Cli) -> Exit {
         }
     };
     if let Verb::Shell { batch, host } = cli.verb {
-        return shell::shell(job, host, batch).await;
+        return shell::shell(job, host, batch).await; // Which has its own idea of an interruption.
     }
-    if let Err(failure) = carry_out(&job, cli.verb).await {
-        job.note(None, Err(failure));
+    let resumes = cli.verb.resumes();
+    let work = async {
+        if let Err(failure) = carry_out(&job, cli.verb).await {
+            job.note(None, Err(failure));
+        }
+        job.finish().await
+    };
+    tokio::select! {
+        exit = work => exit,
+        () = interrupted() => {
+            // Else the file threads would wait for content, and be gone before they tidy up.
+            job.drop_lines();
+            tokio::task::yield_now().await;
+            if io::stderr().is_terminal() {
+                let _ = io::stderr().write_all(b"\r\x1b[K"); // Over what is left of a bar.
+            }
+            let what = if resumes { again() } else { NOTHING.to_owned() };
+            tell(format_args!("ftc: {what}"));
+            Exit::Interrupted
+        }
     }
-    job.finish().await
 }
 
 /// What a run needs, as its verb wants it told.
