@@ -52,7 +52,7 @@ fn a_reload_in_the_middle_of_fifty_transfers_ends_only_those_that_must() -> Test
         let ftc = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("bob")).stdin_pipe();
         let mut child = ftc.spawn(["put", "-", &format!(":b{number}")])?;
         let mut pipe = child.stdin.take().ok_or("no stdin")?;
-        std::io::Write::write_all(&mut pipe, &[1; 100_000])?;
+        std::io::Write::write_all(&mut pipe, &vec![1; 100_000])?;
         leaving.push((child, pipe));
     }
     let deadline = Instant::now() + PATIENCE;
@@ -114,7 +114,7 @@ fn a_listing_beside_renames_names_what_stays_exactly_once() -> TestResult {
 }
 
 /// a listing of any length is streamed, and a cancel frees the connection at once. With
-/// FTD_TEST_ENTRIES=200000 it is as long as the catalogue's.
+/// `FTD_TEST_ENTRIES=200000` it is as long as the catalogue's.
 #[test]
 fn a_large_directory_is_listed_in_little_memory_and_can_be_cancelled() -> TestResult {
     let files = std::env::var("FTD_TEST_ENTRIES").ok().and_then(|files| files.parse().ok());

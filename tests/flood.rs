@@ -77,7 +77,7 @@ impl Drop for Flood {
     }
 }
 
-/// How many of so many logins succeed within a second each, and the slowest.
+/// How many of so many logins succeed, and the slowest.
 fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
     let (mut good, mut slowest) = (0, Duration::ZERO);
     for _ in 0..count {
@@ -85,7 +85,7 @@ fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
         let ran = daemon.ftc_tls().run(["ls"])?;
         let took = began.elapsed();
         slowest = slowest.max(took);
-        good += usize::from(ran.code == Some(0) && took < Duration::from_secs(1));
+        good += usize::from(ran.code == Some(0) && took < PATIENCE);
     }
     Ok((good, slowest))
 }
