@@ -240,10 +240,10 @@ fn a_slow_disk_under_one_user_holds_no_other_up() -> TestResult {
             assert!(slowest < Duration::from_secs(2), "{slowest:?}");
             Ok(())
         };
-        let met = meet();
+        let outcome = meet();
         for stream in &waiting {
             let _ = stream.shutdown(std::net::Shutdown::Both); // Some may be through.
         }
-        met
+        outcome
     })
 }

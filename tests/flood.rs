@@ -158,9 +158,9 @@ fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult 
             assert!(during > 200, "the flood was one: {during}");
             Ok(())
         };
-        let met = meet();
+        let outcome = meet();
         stop.store(true, Ordering::SeqCst);
-        met
+        outcome
     })?;
     assert!(std::fs::read(daemon.stored("big"))? == content);
     Ok(())
