@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::raw::{ABORT, ANSWER, CANCEL, ENTRIES, Raw, put};
-use support::{ALL_RIGHTS, Daemon, Setup, TestResult, noise, wait_until};
+use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, noise, wait_until};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
