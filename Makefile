@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test demo bench fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test demo bench fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: tools ## Formatting and lints
 
 test: tools ## The everyday tests: no root needed, a few minutes
 	$(CARGO) test --locked
+
+long-test: tools ## The tests that take minutes each: large trees, and many cuts of large files
+	$(CARGO) test --locked -- --ignored
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

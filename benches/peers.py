@@ -78,6 +78,8 @@ class Peer:
     def server(self): raise NotImplementedError
     def put(self, source, name): raise NotImplementedError
     def get(self, name, target): raise NotImplementedError
+    def put_tree(self, source, name): raise NotImplementedError
+    def get_tree(self, name, target): raise NotImplementedError
 
 
 class Ftd(Peer):
@@ -108,6 +110,8 @@ allow = ["get", "list", "create", "replace", "mkdir"]
 
     def put(self, source, name): return self.client("put", str(source), f":{name}")
     def get(self, name, target): return self.client("get", f":{name}", str(target))
+    def put_tree(self, source, name): return self.client("put", "-r", f"{source}/", f":{name}/")
+    def get_tree(self, name, target): return self.client("get", "-r", f":{name}/", f"{target}/")
 
 
 class FtdNoSync(Ftd):
@@ -162,6 +166,8 @@ Subsystem sftp internal-sftp
     def at(self, name): return f"{getpass.getuser()}@127.0.0.1:{self.root}/{name}"
     def put(self, source, name): return self.client(str(source), self.at(name))
     def get(self, name, target): return self.client(self.at(name), str(target))
+    def put_tree(self, source, name): return self.client("-r", str(source), self.at(name))
+    def get_tree(self, name, target): return self.client("-r", self.at(name), str(target))
 
 
 class Rsyncd(Peer):
@@ -181,6 +187,8 @@ class Rsyncd(Peer):
     def at(self, name): return f"rsync://127.0.0.1:{self.port}/b/{name}"
     def put(self, source, name): return ["rsync", "-W", *self.flush, str(source), self.at(name)]
     def get(self, name, target): return ["rsync", "-W", *self.flush, self.at(name), str(target)]
+    def put_tree(self, source, name): return ["rsync", "-rW", *self.flush, f"{source}/", self.at(name)]
+    def get_tree(self, name, target): return ["rsync", "-rW", *self.flush, f"{self.at(name)}/", str(target)]
 
 
 class RsyncdFsync(Rsyncd):
@@ -266,11 +274,30 @@ def fill(path, size):
         out.write(os.urandom(size % MIB))
 
 
+def plant(top, files):
+    """A tree of files of 4 KiB, a hundred to a directory."""
+    for number in range(files):
+        directory = top / f"d{number // 100:03}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"f{number:06}").write_bytes(os.urandom(4096))
+
+
+def equal(one, other):
+    """Whether two files, or two whole trees, are the same byte for byte."""
+    if one.is_file():
+        return filecmp.cmp(one, other, shallow=False)
+    names = sorted(path.relative_to(one) for path in one.rglob("*"))
+    return names == sorted(path.relative_to(other) for path in other.rglob("*")) and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names if (one / name).is_file())
+
+
 def measure(lab, options):
     size = int(options.size * 1024) * MIB
     big, small, back = lab / "big", lab / "small", lab / "back"
     fill(big, size)
     fill(small, 64 * 1024)
+    tree = lab / "tree"
+    plant(tree, options.files)
     peers, left_out, results, idle = [], [], {}, {}
     for kind in PEERS:
         if options.peers and not any(word in kind.name for word in options.peers.split(",")):
@@ -287,12 +314,20 @@ def measure(lab, options):
             for peer in peers[turn % len(peers):] + peers[:turn % len(peers)]:
                 jobs = [("put", peer.put(big, "big"), big, peer.root / "big"),
                         ("get", peer.get("big", back), big, back),
-                        ("put 64 KiB", peer.put(small, f"small{turn}"), small, peer.root / f"small{turn}")]
+                        ("put 64 KiB", peer.put(small, f"small{turn}"), small, peer.root / f"small{turn}"),
+                        # New names each time: a file system that has just removed many files is slow for minutes.
+                        ("put tree", peer.put_tree(tree, f"tree{turn}"), tree, peer.root / f"tree{turn}"),
+                        ("get tree", peer.get_tree(f"tree{turn}", peer.dir / f"back{turn}"), tree,
+                         peer.dir / f"back{turn}")]
                 for scenario, command, source, result in jobs:
-                    result.unlink(missing_ok=True)  # nobody is to pay for the removal of an old file
+                    if not scenario.endswith("tree"):
+                        result.unlink(missing_ok=True)  # nobody is to pay for the removal of an old file
+                    elif scenario == "get tree":
+                        result.mkdir()
                     os.sync()  # nor for the write-back of somebody else's
                     figures = timed(peer, command)
-                    if not filecmp.cmp(source, result, shallow=False):
+                    at = result / f"tree{turn}" if (result / f"tree{turn}").is_dir() else result  # as scp -r does
+                    if not equal(source, at):
                         raise SystemExit(f"bench: {peer.name}: {scenario}: the result differs from its source")
                     if turn:
                         results.setdefault((scenario, peer.name), []).append(figures)
@@ -321,11 +356,13 @@ def report(names, left_out, results, idle, options):
         f"{time.strftime('%Y-%m-%d')}, commit {commit()}; {processor_name()}, {os.cpu_count()} threads, "
         f"Linux {platform.release()}; {options.rounds} interleaved rounds, medians (lowest to highest); "
         f"large files of {options.size:g} GiB; ratios to {base}.", ""]
-    for scenario in ["put", "get", "put 64 KiB"]:
+    titles = {"put": f"put {options.size:g} GiB", "get": f"get {options.size:g} GiB",
+              "put 64 KiB": "put 64 KiB, a fresh client",
+              "put tree": f"put {options.files} files of 4 KiB", "get tree": f"get {options.files} files of 4 KiB"}
+    for scenario, title in titles.items():
         def median(name, key):
             return statistics.median(f[key] for f in results[scenario, name])
-        large = "64" not in scenario
-        lines += [f"**{scenario}{f' {options.size:g} GiB' if large else ', a fresh client'}**", "",
+        lines += [f"**{title}**", "",
                   "| | wall s | ratio | CPU s, both sides | ratio | peak memory of the server |",
                   "|---|---|---|---|---|---|"]
         for name in names:
@@ -348,6 +385,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", help="only those whose name holds one of these words, parted by commas")
     parser.add_argument("--size", type=float, default=1, help="of the large file, in GiB")
+    parser.add_argument("--files", type=int, default=2000, help="in the tree")
     parser.add_argument("--lab", help="a directory on the file system to measure (default: below target/bench)")
     parser.add_argument("--output", default="target/bench/report.md")
     options = parser.parse_args()

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
-use support::raw::{ANSWER, Raw, put};
+use support::raw::{ANSWER, DATA, EOF, Raw, TRAILER, put};
 use support::{Daemon, Setup, TestResult, noise, sha256};
 
 /// A content that proves itself: its own digest in front.
@@ -200,4 +200,36 @@ fn readers_see_complete_versions_only() -> TestResult {
         stop.store(true, Ordering::Relaxed);
         outcome
     })
+}
+
+/// C-03: a get goes on with the file that it opened when somebody renames or removes that meanwhile.
+#[test]
+fn a_get_finishes_what_it_opened_whatever_becomes_of_the_name() -> TestResult {
+    let daemon = Daemon::start()?;
+    let content = noise(24 << 20, 9);
+    for (change, why) in [
+        (json!({"verb": "rename", "path": "f", "to": "g"}), "renamed"),
+        (json!({"verb": "remove", "path": "f"}), "removed"),
+    ] {
+        let mut changer = Raw::greeted(&daemon)?;
+        changer.bytes(&put(1, &json!("f"), &content))?;
+        assert_eq!(changer.expect()?.kind, ANSWER);
+        let mut reader = Raw::greeted(&daemon)?;
+        reader.request(1, &json!({"verb": "get", "path": "f"}))?;
+        assert_eq!(reader.expect()?.kind, ANSWER); // It is open; the rest does not fit the socket.
+        changer.request(2, &change)?;
+        assert_eq!(changer.expect()?.kind, ANSWER, "{why}");
+        let mut got = Vec::new();
+        let end = loop {
+            let frame = reader.expect()?;
+            if frame.kind != DATA {
+                break frame;
+            }
+            got.extend(frame.payload);
+        };
+        assert_eq!(end.kind, EOF, "{why}: {}", end.json());
+        assert_eq!(reader.expect()?.kind, TRAILER, "{why}");
+        assert!(got == content, "{why}: another content");
+    }
+    Ok(())
 }

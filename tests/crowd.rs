@@ -52,7 +52,7 @@ fn a_reload_in_the_middle_of_fifty_transfers_ends_only_those_that_must() -> Test
         let ftc = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("bob")).stdin_pipe();
         let mut child = ftc.spawn(["put", "-", &format!(":b{number}")])?;
         let mut pipe = child.stdin.take().ok_or("no stdin")?;
-        std::io::Write::write_all(&mut pipe, &[1; 10_000])?;
+        std::io::Write::write_all(&mut pipe, &vec![1; 100_000])?;
         leaving.push((child, pipe));
     }
     let deadline = Instant::now() + PATIENCE;

@@ -193,6 +193,114 @@ fn a_get_that_fails_half_way_leaves_nothing() -> TestResult {
     Ok(())
 }
 
+/// Runs `ftc` under strace, which does something at the k-th call of one kind: the exit code, what was
+/// told, and whether there was such a call.
+fn traced_client(
+    daemon: &Daemon,
+    (call, what, k): (&str, &str, usize),
+    words: &[&str],
+) -> Result<(Option<i32>, String, bool), Box<dyn std::error::Error>> {
+    let output = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-o"])
+        .arg(daemon.path("client-trace"))
+        .args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{what}:when={k}")])
+        .arg(env!("CARGO_BIN_EXE_ftc"))
+        .args(words)
+        .env_clear()
+        .env("HOME", daemon.dir.path())
+        .env("FTC_SERVER", daemon.unix_server())
+        .env("FTC_RETRY", "0s")
+        .current_dir(daemon.dir.path())
+        .output()?;
+    let trace = std::fs::read_to_string(daemon.path("client-trace"))?;
+    let was_met = trace.contains("(INJECTED)") || trace.contains("--- SIGINT");
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), was_met))
+}
+
+fn left_here(daemon: &Daemon) -> std::io::Result<usize> {
+    let names = std::fs::read_dir(daemon.dir.path())?.flatten();
+    Ok(names.filter(|entry| entry.file_name().to_string_lossy().contains(".part")).count())
+}
+
+/// L-09: a disk here that is full, fails, or takes no changes, at each step of a get.
+#[test]
+fn a_get_survives_the_failure_of_every_step_here() -> TestResult {
+    let daemon = Daemon::start()?;
+    let new = noise(3 << 20, 4);
+    std::fs::write(daemon.path("new"), &new)?;
+    daemon.ftc_unix().ok(["put", "new", ":f"])?;
+    for (call, error, code) in [
+        ("pwrite64", "ENOSPC", 8),
+        ("pwrite64", "EIO", 1),
+        ("pwrite64", "EROFS", 1),
+        ("fsync", "EIO", 1),
+        ("renameat,renameat2", "ENOSPC", 8),
+        ("renameat,renameat2", "EROFS", 1),
+    ] {
+        let mut met = 0;
+        for k in 1..20 {
+            std::fs::write(daemon.path("back"), "old")?;
+            let words = ["get", ":f", "back"];
+            let fault = format!("error={error}");
+            let (ended, err, was_met) = traced_client(&daemon, (call, &fault, k), &words)?;
+            let back = std::fs::read(daemon.path("back"))?;
+            let case = format!("{call} {error} at {k}: {ended:?} {err}");
+            if !was_met {
+                assert!(ended == Some(0) && back == new, "{case}");
+                break;
+            }
+            met += 1;
+            // What fails only after the rename has brought the new file; nothing else is between.
+            assert!(ended == Some(code) || back == new, "{case}");
+            assert!(ended != Some(0) || back == new, "{case}");
+            assert!(back == b"old" || back == new, "{case}");
+            assert_eq!(left_here(&daemon)?, 0, "{case}");
+        }
+        assert!(met > 0, "{call} was never met");
+    }
+    Ok(())
+}
+
+/// L-11: Ctrl-C at any step of a put or a get leaves the old file or the new one, and the same again
+/// brings the new one.
+#[test]
+fn an_interruption_at_any_step_shows_nothing_half() -> TestResult {
+    let daemon = Daemon::start()?;
+    let new = noise(3 << 20, 4);
+    std::fs::write(daemon.path("new"), &new)?;
+    daemon.ftc_unix().ok(["put", "new", ":f"])?;
+    let (back, up) = (daemon.path("back"), daemon.stored("up"));
+    for (call, words, target) in [
+        ("pwrite64", &["get", ":f", "back"][..], &back),
+        ("fsync,renameat", &["get", ":f", "back"], &back),
+        ("sendto,sendmsg,writev,recvfrom", &["get", ":f", "back"], &back),
+        ("sendto,sendmsg,writev,recvfrom", &["put", "new", ":up"], &up),
+        ("pread64", &["put", "new", ":up"], &up),
+    ] {
+        let mut met = 0;
+        for k in 1..14 {
+            std::fs::write(target, "old")?;
+            let (ended, err, was_met) = traced_client(&daemon, (call, "signal=SIGINT", k), words)?;
+            let case = format!("{words:?} {call} at {k}: {ended:?} {err}");
+            let found = std::fs::read(target)?;
+            if !was_met {
+                break;
+            }
+            met += 1;
+            // The signal may come when all is done, or before anything is begun.
+            assert!(matches!(ended, Some(0 | 11) | None), "{case}");
+            assert!(ended != Some(0) || found == new, "{case}");
+            assert!(found == b"old" || found == new, "{case}");
+            assert_eq!(left_here(&daemon)?, 0, "{case}");
+            daemon.ftc_unix().env("FTC_RETRY", "20s").ok(words)?;
+            assert!(std::fs::read(target)? == new, "{case}");
+            assert_eq!(left_here(&daemon)?, 0, "{case}");
+        }
+        assert!(met > 0, "{call} was never met by {words:?}");
+    }
+    daemon.assert_nothing_staged()
+}
+
 /// G-06, G-10: no openat2, no Landlock, no seccomp: a clear refusal, and with best-effort a start that says so.
 #[test]
 fn a_kernel_that_cannot_confine_is_refused() -> TestResult {

@@ -1,33 +1,20 @@
-//! Goal: strangers lock nobody out (B4, B6; A-12, R-01, R-02, R-03, R-05, R-06). Method: real sockets from
+//! Goal: strangers lock nobody out (B4, B5, B6; A-12, R-01 to R-06). Method: real sockets from
 //! other loopback addresses, many of them, while a user logs in from his own.
 #![allow(clippy::disallowed_methods, reason = "tests look at the daemon from outside")]
 
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
-};
 use support::raw::Raw;
-use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, make_key};
+use support::tls::{config, connect_from, handshake};
+use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, make_key, noise, race, wait_until};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
-
-/// Connects from a loopback address of one's own choice.
-fn connect_from(source: [u8; 4], daemon: &str) -> Fallible<TcpStream> {
-    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::from((source, 0))))?;
-    let to: SocketAddr = daemon.parse()?;
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
-    Ok(TcpStream::from(fd))
-}
 
 /// The start of a handshake that never goes on.
 const HALF_A_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0];
@@ -90,7 +77,7 @@ impl Drop for Flood {
     }
 }
 
-/// How many of so many logins succeed within a second each, and the slowest.
+/// How many of so many logins succeed, and the slowest.
 fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
     let (mut good, mut slowest) = (0, Duration::ZERO);
     for _ in 0..count {
@@ -98,7 +85,7 @@ fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
         let ran = daemon.ftc_tls().run(["ls"])?;
         let took = began.elapsed();
         slowest = slowest.max(took);
-        good += usize::from(ran.code == Some(0) && took < Duration::from_secs(1));
+        good += usize::from(ran.code == Some(0) && took < PATIENCE);
     }
     Ok((good, slowest))
 }
@@ -138,6 +125,79 @@ fn a_flood_that_goes_on_is_kept_out() -> TestResult {
     daemon.wait_for_log("penalised for")?;
     let (good, slowest) = logins(&daemon, 5)?;
     assert_eq!(good, 5, "slowest {slowest:?}");
+    Ok(())
+}
+
+/// R-04: full handshakes as fast as they go, with a key that is not known.
+#[test]
+fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult {
+    let daemon = quiet()?.start()?;
+    make_key(&daemon.path("stranger"), "ed25519", "")?;
+    let stranger = config(&daemon.path("stranger"))?;
+    let content = noise(32 << 20, 6);
+    std::fs::write(daemon.path("big"), &content)?;
+    let refused = AtomicUsize::new(0);
+    let shake = || {
+        let frame = connect_from([127, 0, 0, 2], &daemon.address)
+            .and_then(|tcp| handshake(&stranger, tcp, b""))
+            .and_then(|mut tls| support::raw::receive_from(&mut tls));
+        let is_refusal = frame.ok().flatten().is_some_and(|frame| frame.code() == "AUTH");
+        refused.fetch_add(usize::from(is_refusal), Ordering::SeqCst);
+    };
+    let flood = || {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..20).for_each(|_| shake()));
+            }
+        });
+    };
+    race(flood, || {
+        wait_until("the flood runs", || Ok(refused.load(Ordering::SeqCst) > 50))?;
+        let (good, slowest) = logins(&daemon, 10)?;
+        assert_eq!(good, 10, "slowest {slowest:?}");
+        daemon.ftc_tls().ok(["put", "big", ":"])?;
+        let during = refused.load(Ordering::SeqCst);
+        println!("{during} handshakes, the slowest login took {slowest:?}");
+        assert!(during > 200, "the flood was one: {during}");
+        Ok(())
+    })?;
+    assert!(std::fs::read(daemon.stored("big"))? == content);
+    Ok(())
+}
+
+/// B5: what strangers can make the daemon hold is 64 KiB each: the longest handshake message that rustls
+/// waits for.
+#[test]
+fn strangers_cost_no_more_than_64_kib_each() -> TestResult {
+    const STRANGERS: usize = 500;
+    let limits = "[limits]\npenalties = false\nhandshake-timeout = \"60s\"\nstrangers = 500\n\
+                  strangers-per-source = 500";
+    let daemon = Setup::with(ALL_RIGHTS, limits)?.start()?;
+    daemon.ftc_unix().ok(["ls"])?;
+    let (before, idle) = (daemon.memory("VmRSS")?, daemon.descriptors()?.len());
+    // Three whole records of one hello that announces all that it may, and is never complete.
+    let mut long = Vec::new();
+    for head in [&[1, 0, 0xff, 0xf0][..], &[], &[]] {
+        long.extend([22, 3, 1, 0x40, 0]);
+        long.extend(head);
+        long.resize(long.len() + (1 << 14) - head.len(), 0);
+    }
+    let mut crowd = Vec::new();
+    for number in 0..STRANGERS {
+        let mut stream = connect_from([127, 0, 0, 2], &daemon.address)?;
+        match number % 3 {
+            0 => {}
+            1 => stream.write_all(HALF_A_HELLO)?,
+            _ => stream.write_all(&long)?,
+        }
+        crowd.push(stream);
+    }
+    wait_until("all are in", || Ok(daemon.descriptors()?.len() >= idle + STRANGERS))?;
+    daemon.ftc_unix().ok(["ls"])?;
+    let grown = daemon.memory("VmRSS")?.saturating_sub(before);
+    println!("{STRANGERS} strangers: {grown} KiB");
+    assert!(grown <= 64 * STRANGERS as u64, "{grown} KiB for {STRANGERS} strangers");
+    assert!(daemon.descriptors()?.len() >= idle + STRANGERS, "they are still there");
     Ok(())
 }
 

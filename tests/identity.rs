@@ -102,6 +102,7 @@ fn every_kind_of_key_logs_in_by_file_and_by_agent() -> TestResult {
     Ok(())
 }
 
+/// A-01: one constant answer.
 #[test]
 fn an_unknown_key_learns_its_fingerprint_and_nothing_else() -> TestResult {
     let daemon = Daemon::start()?;
@@ -123,6 +124,34 @@ fn an_unknown_key_learns_its_fingerprint_and_nothing_else() -> TestResult {
     Ok(())
 }
 
+/// A server that turns us away is asked once and told of once, not for each file of a tree: else the
+/// user would be flooded, and the server keep out who knocks so often.
+#[test]
+fn a_server_that_turns_us_away_is_asked_and_told_of_once() -> TestResult {
+    let daemon = Daemon::start()?;
+    make_key(&daemon.path("stranger"), "ed25519", "")?;
+    std::fs::create_dir(daemon.path("tree"))?;
+    for name in 0..50 {
+        std::fs::write(daemon.path("tree").join(name.to_string()), "x")?;
+    }
+    let lines: [&[&str]; 5] = [
+        &["put", "-r", "tree"],
+        &["get", "-r", ":tree", ":other", "tree"],
+        &["verify", "-r", "tree"],
+        &["rm", ":a", ":b", ":c"],
+        &["stat", ":a", ":b", ":c"],
+    ];
+    for words in lines {
+        let ran = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("stranger")).run(words)?;
+        assert_eq!(ran.code, Some(4), "{words:?}: {}", ran.err);
+        let told = ran.err.lines().filter(|line| line.starts_with("ftc: ")).count();
+        let hints = ran.err.lines().filter(|line| line.starts_with("hint: ")).count();
+        assert_eq!((told, hints), (1, 1), "{words:?}: {}", ran.err);
+    }
+    assert!(daemon.log().matches("refused: not known").count() <= lines.len(), "{}", daemon.log());
+    Ok(())
+}
+
 #[test]
 fn no_key_at_all_says_how_to_make_one() -> TestResult {
     let daemon = Daemon::start()?;
@@ -137,6 +166,7 @@ fn no_key_at_all_says_how_to_make_one() -> TestResult {
     Ok(())
 }
 
+/// L-12: a private key that others can read is refused, and no secret is said, however much else is.
 #[test]
 fn keys_that_cannot_be_used_each_say_why() -> TestResult {
     let daemon = Daemon::start()?;
@@ -146,7 +176,7 @@ fn keys_that_cannot_be_used_each_say_why() -> TestResult {
     std::fs::set_permissions(daemon.path("noise"), std::fs::Permissions::from_mode(0o600))?;
     std::fs::set_permissions(daemon.path("open"), std::fs::Permissions::from_mode(0o644))?;
     for (name, why) in [
-        ("missing", "No such file"),
+        ("missing", "no such file"),
         ("noise", "no OpenSSH private key"),
         ("open", "chmod 600"),
         ("key.pub", "this is a public key"),
@@ -155,6 +185,10 @@ fn keys_that_cannot_be_used_each_say_why() -> TestResult {
         let ran = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path(name)).run(["ls"])?;
         assert_eq!(ran.code, Some(4), "{name}: {}", ran.err);
         assert!(ran.err.contains(why), "{name}: {}", ran.err);
+        let key = std::fs::read_to_string(daemon.path("key"))?;
+        let said_all = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path(name)).run(["-v", "ls"])?;
+        let secret = |line: &str| line.len() > 20 && said_all.err.contains(line);
+        assert!(!key.lines().any(secret), "{}", said_all.err);
     }
     Ok(())
 }
@@ -233,6 +267,7 @@ print(shown.decode(errors="replace"))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 "#;
 
+/// A-03, A-04: another server than the one that is pinned is told nothing.
 #[test]
 fn a_server_is_trusted_once_and_then_pinned() -> TestResult {
     let daemon = Daemon::start()?;

@@ -33,7 +33,20 @@ fn documented(kind: &str) -> Result<BTreeSet<String>, String> {
     if cell.contains("*file*") {
         members.extend(["verb", "path", "local"].map(str::to_owned));
     }
-    let values = ["verifying", "committing", "store", "replace", "fetch", "make the directory"];
+    if cell.contains("*name*") {
+        members.extend(["verb", "path"].map(str::to_owned));
+    }
+    // Of the words that explain, and not of those that are members.
+    let values = [
+        "verifying",
+        "committing",
+        "store",
+        "replace",
+        "fetch",
+        "make the directory",
+        "remove",
+        "rm",
+    ];
     let words = cell.split('`').skip(1).step_by(2).filter(|word| !values.contains(word));
     members.extend(words.map(str::to_owned));
     Ok(members)
@@ -45,6 +58,9 @@ fn check(event: &Value) -> TestResult {
     let mut expected = documented(kind)?;
     if kind == "error" && event.get("path").is_none() {
         expected.retain(|member| !["verb", "path", "local"].contains(&member.as_str()));
+    }
+    if event["verb"].as_str().is_some_and(|verb| ["rm", "mv", "mkdir"].contains(&verb)) {
+        expected.remove("local");
     }
     assert_eq!(members, expected, "{event}");
     Ok(())
@@ -85,6 +101,38 @@ fn every_event_has_the_members_that_the_document_gives_it() -> TestResult {
     assert_eq!(of(&told, "summary")?["exit"], 6);
     let usage = events(&daemon.ftc_unix().run(["put", "--json", "f", "f", ":x"])?.out)?;
     check(of(&usage, "error")?)?;
+    Ok(())
+}
+
+#[test]
+fn changes_of_names_are_events() -> TestResult {
+    let daemon = Daemon::start()?;
+    let run = |words: &[&str]| events(&daemon.ftc_unix().run([&["--json"], words].concat())?.out);
+    daemon.ftc_unix().input("x").ok(["put", "-", ":tree/a/f"])?;
+    for (words, kind, name, done) in [
+        (&["mkdir", "-p", ":d/e"][..], "made", ("mkdir", "d/e"), 1),
+        (&["mv", ":tree", ":d/"], "moved", ("mv", "tree"), 1),
+        (&["rm", "-n", ":d/tree/a/f"], "would", ("rm", "d/tree/a/f"), 1),
+        (&["rm", ":d/none"], "error", ("rm", "d/none"), 0),
+        (&["rm", ":d"], "error", ("rm", "d"), 0),
+        (&["mkdir", ":d"], "error", ("mkdir", "d"), 0),
+        (&["mv", ":none", ":d/"], "error", ("mv", "none"), 0),
+        (&["rm", "-rn", ":d"], "would", ("rm", "d/tree/a/f"), 5),
+        (&["rm", "-r", ":d"], "removed", ("rm", "d/tree/a/f"), 5),
+    ] {
+        let told = run(words)?;
+        let event = of(&told, kind)?;
+        check(event)?;
+        let found = (event["verb"].as_str(), event["path"].as_str());
+        assert_eq!(found, (Some(name.0), Some(name.1)), "{words:?}");
+        if kind == "moved" {
+            assert_eq!(event["to"], "d/tree");
+        }
+        let summary = of(&told, "summary")?;
+        check(summary)?;
+        assert_eq!((&summary["done"], told.len()), (&done.into(), done.max(1) + 1), "{told:?}");
+    }
+    assert!(!daemon.stored("d").exists());
     Ok(())
 }
 

@@ -100,10 +100,9 @@ fn the_service_manager_is_told() -> TestResult {
             && refused.contains("nonsense"),
         "{refused}"
     );
-    let odd: Vec<_> = (0..25).map(|number| format!("odd{number} = \"\u{fc}\"\n")).collect();
-    let odd = odd.concat();
+    let odd: Vec<String> = (0..25).map(|number| format!("odd{number} = \"\u{fc}\"\n")).collect();
     // systemd ignores what has more than 4,096 bytes, and would wait for READY for ever.
-    std::fs::write(daemon.path("ftd.toml"), good.replace("allow =", &format!("{odd}allow =")))?;
+    std::fs::write(daemon.path("ftd.toml"), good.replace("allow =", &(odd.concat() + "allow =")))?;
     daemon.signal(Signal::SIGHUP)?;
     heard()?;
     let long = heard()?;

@@ -31,6 +31,31 @@ fn a_command_that_fails_stores_nothing() -> TestResult {
     daemon.assert_nothing_staged()
 }
 
+/// `-n` reads no pipe, runs no command, and moves and changes nothing.
+#[test]
+fn a_dry_run_leaves_pipes_alone() -> TestResult {
+    let daemon = Daemon::start()?;
+    daemon.ftc_unix().input("old").ok(["put", "-", ":old"])?;
+    for (words, code, told) in [
+        (&["put", "-n", "-", ":new"][..], 0, "would store new\n"),
+        (&["put", "-n", "--from-cmd", "touch ran; echo new", ":old"], 0, "would replace old\n"),
+        (&["put", "-n", "--no-clobber", "-", ":old"], 7, ""),
+        (&["get", "-n", ":old", "-"], 0, "would fetch -\n"),
+        (&["get", "-n", "--spool", ":none", "-"], 6, ""),
+    ] {
+        let ran = daemon.ftc_unix().input("new").run(words)?;
+        assert_eq!(
+            (ran.code, String::from_utf8(ran.out)?.as_str()),
+            (Some(code), told),
+            "{words:?}"
+        );
+    }
+    assert!(!daemon.path("ran").exists(), "the command was run");
+    assert!(!daemon.stored("new").exists());
+    assert_eq!(std::fs::read(daemon.stored("old"))?, b"old");
+    Ok(())
+}
+
 /// A refused command's put ends at once, and the command with it.
 #[test]
 fn a_refusal_ends_the_command() -> TestResult {

@@ -317,9 +317,12 @@ fn kept_uploads_count() -> TestResult {
         // The answer comes when the connection that was cut is done.
         let (code, kept) = ask.ask(&json!({"verb": "resume", "path": "f"}))?;
         assert_eq!(code, "ok", "start {start}");
-        assert_eq!(ask.used("x")?, 70 << 20, "start {start}");
-        assert_eq!(ask.put("g", &content[..31 * MIB], true)?, "QUOTA", "start {start}");
         resumed = kept["resume"].clone();
+        // The last buffer, which was not full, may be lost with the connection.
+        let offset = resumed["offset"].as_u64().ok_or("no offset")?;
+        assert!((69 << 20..=70 << 20).contains(&offset), "start {start}: {offset}");
+        assert_eq!(ask.used("x")?, offset, "start {start}");
+        assert_eq!(ask.put("g", &content[..32 * MIB], true)?, "QUOTA", "start {start}");
         if start == 0 {
             daemon.signal(Signal::SIGKILL)?;
             daemon.wait()?;

@@ -129,8 +129,8 @@ fn a_killed_client_goes_on_with_the_same_command() -> TestResult {
 fn an_interrupted_client_prints_the_line_that_resumes() -> TestResult {
     let daemon = Daemon::start()?;
     std::fs::write(daemon.path("large file"), content(100 << 20, 3))?;
-    let child = daemon.ftc_unix().spawn(["put", "--bwlimit", "20MiB", "large file", ":l"])?;
-    wait_for_bytes(&daemon.path("root/.ftd-stage"), 1)?;
+    let child = daemon.ftc_unix().spawn(["put", "--bwlimit", "60MiB", "large file", ":l"])?;
+    wait_for_bytes(&daemon.path("root/.ftd-stage"), STEP + (4 << 20))?;
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(i32::try_from(child.id())?),
         nix::sys::signal::Signal::SIGINT,
@@ -138,8 +138,18 @@ fn an_interrupted_client_prints_the_line_that_resumes() -> TestResult {
     let output = child.wait_with_output()?;
     let told = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(11), "{told}");
-    assert!(told.contains("put --bwlimit 20MiB 'large file' :l\n"), "{told}");
+    assert!(told.contains("put --bwlimit 60MiB 'large file' :l\n"), "{told}");
     assert!(!daemon.stored("l").exists());
+    // It is a line for a shell.
+    let line = told.lines().last().unwrap_or_default();
+    let again = std::process::Command::new("sh")
+        .args(["-c", &format!("{line} --json")])
+        .env_clear()
+        .env("HOME", daemon.dir.path())
+        .env("FTC_SERVER", daemon.unix_server())
+        .current_dir(daemon.dir.path())
+        .output()?;
+    assert!(done(&again.stdout)?["resumed"].as_u64() >= Some(STEP), "{again:?}");
     // Standard input cannot be had a second time.
     let mut child = daemon.ftc_unix().stdin_pipe().spawn(["put", "-", ":x"])?;
     let _open = child.stdin.take();
@@ -152,6 +162,30 @@ fn an_interrupted_client_prints_the_line_that_resumes() -> TestResult {
     assert_eq!(output.status.code(), Some(11));
     assert!(!String::from_utf8(output.stderr)?.contains("goes on"));
     Ok(())
+}
+
+/// L-10: a file that changes while it is sent is never stored with parts of both, whatever its size.
+#[test]
+fn what_changes_while_it_is_sent_is_not_stored() -> TestResult {
+    use std::os::unix::fs::FileExt as _;
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("large"), content(40 << 20, 4))?;
+    for words in
+        [&["put", "--bwlimit", "40MiB", "large"][..], &["put", "-r", "--bwlimit", "40MiB", "large"]]
+    {
+        let child = daemon.ftc_unix().spawn(words)?;
+        wait_for_bytes(&daemon.path("root/.ftd-stage"), 4 << 20)?;
+        // The size stays, and what was sent already changes.
+        std::fs::File::options().write(true).open(daemon.path("large"))?.write_all_at(b"new", 0)?;
+        let output = child.wait_with_output()?;
+        let told = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
+        assert!(told.contains("changed") && told.contains("hint: "), "{words:?}: {told}");
+        assert!(!daemon.stored("large").exists());
+    }
+    daemon.ftc_unix().ok(["put", "large"])?;
+    assert_eq!(std::fs::read(daemon.stored("large"))?, std::fs::read(daemon.path("large"))?);
+    daemon.assert_nothing_staged()
 }
 
 /// A file that changed meanwhile is not glued to what was there.
@@ -247,6 +281,30 @@ fn a_restarted_daemon_is_waited_for() -> TestResult {
     let told = done(&output.stdout)?;
     assert!(told["resumed"].as_u64() >= Some(STEP), "{told}");
     assert_eq!(told["sha256"], sha256(&content).as_str());
+    Ok(())
+}
+
+/// A daemon that does not come back ends a whole tree when patience ends, once and not for each file.
+#[test]
+fn a_daemon_that_stays_away_ends_a_tree_and_is_told_of_once() -> TestResult {
+    let mut daemon = Daemon::start()?;
+    std::fs::create_dir(daemon.path("tree"))?;
+    for name in 0..600 {
+        std::fs::write(daemon.path("tree").join(format!("{name:03}")), noise(20_000, name))?;
+    }
+    let how = ["put", "-r", "--bwlimit", "4MiB", "tree"];
+    let child = daemon.ftc_unix().env("FTC_RETRY", "500ms").spawn(how)?;
+    let begun = Instant::now();
+    let arrived = || std::fs::read_dir(daemon.stored("tree")).map_or(0, Iterator::count);
+    while arrived() < 20 && begun.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGKILL)?;
+    daemon.wait()?;
+    let output = child.wait_with_output()?;
+    let err = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(10), "{err}");
+    assert_eq!(err.lines().filter(|line| line.starts_with("ftc: ")).count(), 1, "{err}");
     Ok(())
 }
 

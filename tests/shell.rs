@@ -67,6 +67,10 @@ fn a_script_stops_at_the_first_failure_and_says_which() -> TestResult {
         let ran = daemon.ftc_unix().input(line).run(["shell"])?;
         assert_eq!(ran.code, Some(code), "{line}: {}", ran.err);
     }
+    // The daemon on the same machine can be named too.
+    let server = daemon.unix_server();
+    let ran = daemon.ftc().input("mkdir three\n").run(["shell", &server])?;
+    assert!(ran.code == Some(0) && daemon.stored("three").exists(), "{}", ran.err);
     let missing = daemon.ftc_unix().run(["shell", "-b", "none"])?;
     assert_eq!(missing.code, Some(6), "{}", missing.err);
     Ok(())
@@ -115,12 +119,16 @@ fn control_c_ends_the_transfer_and_keeps_the_shell() -> TestResult {
             (">> ", "put --bwlimit 1MiB large\r"),
             ("MiB/s", "\x03"),
             ("ftc: interrupted", ""),
+            (">> ", "-q put --bwlimit 8MiB large after/\r"),
             (">> ", "mkdir after\r"),
             (">> ", "bye\r"),
         ],
     )?;
     assert_eq!(code, Some(0), "{text}");
-    assert!(daemon.stored("after").is_dir() && !daemon.stored("large").exists());
+    assert!(daemon.stored("after/large").exists() && !daemon.stored("large").exists());
+    // Nothing of it goes on behind the prompt, and no bar is drawn over it.
+    let after = text.rsplit("ftc: interrupted").next().unwrap_or_default();
+    assert!(!after.contains("MiB/s"), "{text}");
     Ok(())
 }
 

@@ -23,6 +23,10 @@ fn every_verb_says_what_it_did() -> TestResult {
     std::fs::write(daemon.path("d/a"), "alpha")?;
     std::fs::write(daemon.path("b"), "beta")?;
     let (alpha, beta) = (sha256(b"alpha"), sha256(b"beta"));
+    let dated = std::fs::File::options().write(true).open(daemon.path("d/a"))?;
+    dated.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000))?;
+    dated.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640))?;
+    std::fs::write(daemon.path("script"), "cd x\npwd\n-rm none\nls\nmkdir /x\nls\n")?;
     transcript(
         &daemon,
         &[
@@ -31,6 +35,65 @@ fn every_verb_says_what_it_did() -> TestResult {
             ("put -u b", 0, "", "skipped b: it is there with the same content\n"),
             ("put -n b :c", 0, "would store c\n", ""),
             ("-q put d/a :x/a", 0, "", ""),
+            ("-q put -p d/a :x/a", 0, "", ""),
+            (
+                "stat :x/a",
+                0,
+                &format!(
+                    "path    x/a\ntype    file\nbytes   5\nmode    0640\n\
+                     mtime   2023-11-14T22:13:20Z\nsha256  {alpha}\n"
+                ),
+                "",
+            ),
+            ("ls -l :x", 0, "- 0640              5 2023-11-14T22:13:20Z a\n", ""),
+            (
+                "shell -b script",
+                7,
+                "/x\na\n",
+                "ftc: rm x/none: remove the name: no such file or directory (NOT_FOUND)\n\
+                 hint: see what is there with: ftc ls\n\
+                 ftc: mkdir x: make the directory: file exists (EXISTS)\n\
+                 hint: be content with a directory that is there: ftc mkdir -p\n\
+                 ftc: line 5 failed: mkdir /x\n\
+                 hint: a line that may fail has a - in front\n",
+            ),
+            (
+                "mkdir :no/thing",
+                6,
+                "",
+                "ftc: mkdir no/thing: make the directory: no such file or directory (NOT_FOUND)\n\
+                 hint: make those above it too with: ftc mkdir -p\n",
+            ),
+            (
+                "put b :../b",
+                2,
+                "",
+                "ftc: ../b: component 1 is '.' or '..', which is never followed (BAD_NAME)\n\
+                 hint: choose another name\n",
+            ),
+            (
+                "put none",
+                6,
+                "",
+                "ftc: open none: no such file or directory\nhint: see what is here with: ls\n",
+            ),
+            (
+                "get :b /dev/full",
+                1,
+                "",
+                "ftc: get b: store the file here: replace what stands under this name: it is not a \
+                 regular file\nhint: only files are replaced here; into anything else: ftc get … - > FILE\n",
+            ),
+            (
+                "put b --receipt /dev/full",
+                1,
+                "",
+                &format!(
+                    "ftc: write the receipt: no space left on device\n\
+                     hint: the files themselves are as it says here\n\
+                     stored, replacing b  4 B  sha256 {beta}\n"
+                ),
+            ),
             ("get :b -", 0, "beta", &format!("got -  4 B  sha256 {beta}\n")),
             ("get :b c", 0, "", &format!("got ./c  4 B  sha256 {beta}\n")),
             ("ls", 0, "b\nx/\n", ""),

@@ -30,7 +30,7 @@ pub fn files() -> io::Result<Vec<(String, Vec<u8>)>> {
         ("ftc.1".to_owned(), page(&ftc, "1", include_str!("ftc.1.roff"))?),
         ("ftd.toml.5".to_owned(), keys(include_str!("../../etc/ftd.toml")).into_bytes()),
     ];
-    for (name, mut command) in [("ftd", ftd), ("ftc", ftc)] {
+    for (name, mut command) in [("ftd", typed("ftd", &ftd)), ("ftc", typed("ftc", &ftc))] {
         for (shell, file) in [
             (Shell::Bash, format!("{name}.bash")),
             (Shell::Zsh, format!("_{name}")),
@@ -38,10 +38,49 @@ pub fn files() -> io::Result<Vec<(String, Vec<u8>)>> {
         ] {
             let mut content = Vec::new();
             clap_complete::generate(shell, &mut command, name, &mut content);
+            if name == "ftc" {
+                content = with_remote_names(shell, &String::from_utf8_lossy(&content)).into_bytes();
+            }
             files.push((file, content));
         }
     }
     Ok(files)
+}
+
+/// A command without the verbs that nobody types.
+fn typed(name: &'static str, command: &Command) -> Command {
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    Command::new(name)
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(command.get_arguments().cloned())
+        .subcommands(verbs.cloned())
+}
+
+/// ftc's completions, which ask `ftc complete` for names on the server where these can stand.
+fn with_remote_names(shell: Shell, made: &str) -> String {
+    match shell {
+        Shell::Bash => {
+            // The last to be registered is the one that is called.
+            format!("{made}\n{}", include_str!("remote.bash"))
+        }
+        Shell::Zsh => {
+            let begin = "_ftc() {\n";
+            let keep = "    local ftc_line=\"${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX\"\n";
+            let lines = made.lines().map(|line| {
+                let is_operand = ["'*::operands", "'::remote"].iter().any(|o| line.starts_with(o));
+                if is_operand {
+                    line.replace(":_default'", ":_ftc_names'")
+                } else {
+                    line.to_owned()
+                }
+            });
+            let made = lines.collect::<Vec<_>>().join("\n") + "\n";
+            let names = include_str!("remote.zsh");
+            made.replacen(begin, &format!("{names}\n{begin}{keep}"), 1)
+        }
+        Shell::Fish => format!("{made}\n{}", include_str!("remote.fish")),
+        _ => made.to_owned(),
+    }
 }
 
 /// One page for a command and all its verbs, and then `rest`.

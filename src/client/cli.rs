@@ -259,6 +259,17 @@ pub enum Verb {
         #[arg(value_name = "HOST")]
         host: Option<OsString>,
     },
+    /// Say what the word at the end of a line may become, for the completions of shells
+    #[command(hide = true)]
+    Complete {
+        /// The command line as far as it is typed
+        #[arg(allow_hyphen_values = true)]
+        line: String,
+
+        /// Its end that the shell will replace, if that is not the whole word
+        #[arg(allow_hyphen_values = true)]
+        end: Option<String>,
+    },
 }
 
 #[cfg(test)]

@@ -84,7 +84,8 @@ async fn connect_tls(
         return attempt(address, &signer, &mut trust, throttle).await.map_err(doing);
     }
     let mut refused = Vec::new();
-    for candidate in candidates(settings).into_iter().take(TRIES_MAX) {
+    let tries = if settings.unasked { 1 } else { TRIES_MAX };
+    for candidate in candidates(settings).into_iter().take(tries) {
         let signer = candidate.signer(settings)?;
         if settings.global.verbose {
             tell(format_args!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from));
@@ -251,6 +252,7 @@ struct Trust {
     host: String,
     file: PathBuf,
     known: Vec<PublicKey>,
+    unasked: bool,
 }
 
 impl Trust {
@@ -264,7 +266,8 @@ impl Trust {
             judged.fingerprint.clone_from(&settings.global.fingerprint);
             judged.accept_new = settings.global.accept_new;
         });
-        Ok(Self { judge, host: host.to_owned(), file: settings.known_hosts.clone(), known })
+        let (host, file) = (host.to_owned(), settings.known_hosts.clone());
+        Ok(Self { judge, host, file, known, unasked: settings.unasked })
     }
 
     /// The server showed a key that is not good yet: asks, if there is somebody to ask.
@@ -276,7 +279,8 @@ impl Trust {
                 format!(
                     "the server's key is {shown}, not {wanted} as --fingerprint says: nothing was sent"
                 ),
-            ));
+            )
+            .hint("compare it with what ftd fingerprint prints there"));
         }
         if let Some(known) = self.known.first() {
             let known = fingerprint(known);
@@ -292,7 +296,8 @@ impl Trust {
                 self.file.display()
             )));
         }
-        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        let is_there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if self.unasked || !is_there {
             return Err(Failure::new(
                 Exit::Auth,
                 format!("the server {host} is not known; its key is {shown}"),
@@ -376,7 +381,8 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
             }
         }
     }
-    if let Some(error) = trouble.filter(|_| found.is_empty() || settings.global.verbose) {
+    let is_told = !settings.unasked && (found.is_empty() || settings.global.verbose);
+    if let Some(error) = trouble.filter(|_| is_told) {
         tell(format_args!("ftc: {error}"));
     }
     found
@@ -406,6 +412,9 @@ fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
             tell(format_args!("ftc: the agent has {}", path.display()));
         }
         return Ok(signer);
+    }
+    if settings.unasked {
+        return Err(fail(KeyError::Encrypted));
     }
     for _ in 0..PASSPHRASES_MAX {
         let prompt = format!("Passphrase of {}: ", path.display());

@@ -156,6 +156,8 @@ async fn attempt<S: Sink>(
                 TransferError::Store(_) if failure.code == Some(ErrorCode::NoSpace) => {
                     failure.hint("make room here, and run the same again")
                 }
+                TransferError::Store(_) if failure.code == Some(ErrorCode::WrongType) => failure
+                    .hint("only files are replaced here; into anything else: ftc get … - > FILE"),
                 _ => failure,
             })
         }

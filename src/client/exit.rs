@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 
 use crate::transfer::TransferError;
+pub use crate::types::said;
 use crate::types::{ErrorCode, Escaped};
 use crate::wire::WireError;
 
@@ -108,6 +109,11 @@ impl Failure {
         Self { exit, code: None, message: message.into(), hint: None }
     }
 
+    /// A name that cannot be, before anybody is asked.
+    pub fn of_name(error: impl fmt::Display) -> Self {
+        Self::of_server(ErrorCode::BadName, &error.to_string())
+    }
+
     /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -158,7 +164,7 @@ fn remedy(code: ErrorCode) -> Option<&'static str> {
             "the name is taken: choose another, or leave --no-clobber away if you may replace it"
         }
         ErrorCode::NotEmpty => "remove it and all that is in it with: ftc rm -r",
-        ErrorCode::TooLarge => "the limit is the administrator's: limits.max-file-size in ftd.toml",
+        ErrorCode::TooLarge => "the limit is the administrator's: max-file-size in ftd.toml",
         ErrorCode::NoSpace => "the server's disk is full: tell the administrator",
         ErrorCode::Quota => "make room with: ftc rm, or ask the administrator for more",
         ErrorCode::ReadOnly => {
@@ -181,7 +187,8 @@ fn remedy(code: ErrorCode) -> Option<&'static str> {
             "one side is newer than the other: ftc --version, and ftd --version there"
         }
         ErrorCode::Internal => "a fault of the server's: its log says more",
-        ErrorCode::BadName | ErrorCode::Auth => return None,
+        ErrorCode::BadName => "choose another name",
+        ErrorCode::Auth => return None,
     })
 }
 
@@ -201,12 +208,6 @@ impl From<TransferError> for Failure {
         failure.code = Some(error.code());
         failure
     }
-}
-
-/// What the kernel said, in words only.
-pub fn said(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Prints a failure on stderr: the message, then the hint on a line of its own.

@@ -145,7 +145,7 @@ impl Get {
             Err((item, failure)) => {
                 let failure = failure.doing(format!("get {}", Escaped(&item.path)));
                 let failure = match failure.code {
-                    Some(ErrorCode::WrongType) if !self.how.recursive => {
+                    Some(ErrorCode::WrongType) if failure.hint.is_none() && !self.how.recursive => {
                         failure.hint("fetch a directory and all that is in it with: ftc get -r")
                     }
                     _ => failure,
@@ -170,6 +170,10 @@ impl Get {
     async fn stdout(&self, path: RelPath, spool: bool) -> Outcome {
         let raw = path.raw_bytes().to_vec();
         let item = Item { action: Action::Get, path: raw, local: b"-".to_vec() };
+        if self.how.dry_run {
+            let outcome = self.would(&self.route(path, 0), &item, "fetch").await;
+            return outcome.map_err(|failure| (item, failure));
+        }
         let meter = self.job.report.start(item.clone(), None);
         let route = self.route(path.clone(), 0);
         let outcome = if spool {
@@ -259,14 +263,20 @@ impl Get {
                 failure.code = Some(ErrorCode::Exists);
                 return Err(failure);
             }
-            let there = stat(&self.job, &self.server, Some(&route.path)).await?;
-            if there.kind != EntryType::File {
-                return Err(Failure::of_server(ErrorCode::WrongType, "it is not a regular file"));
-            }
-            self.job.report.would(item, if here.is_ok() { "replace" } else { "fetch" });
+            self.would(route, item, if here.is_ok() { "replace" } else { "fetch" }).await?;
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Tells what a get would do, if there is a file.
+    async fn would(&self, route: &Route, item: &Item, what: &str) -> Result<(), Failure> {
+        let there = stat(&self.job, &self.server, Some(&route.path)).await?;
+        if there.kind != EntryType::File {
+            return Err(Failure::of_server(ErrorCode::WrongType, "it is not a regular file"));
+        }
+        self.job.report.would(item, what);
+        Ok(())
     }
 
     /// A whole directory: `dir/` into the place itself, `dir` as cp does.
@@ -299,6 +309,11 @@ impl Get {
         let mut waiting: VecDeque<Wanted> = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
+            if self.job.is_gone(&self.server) {
+                pending.clear();
+                ready.clear();
+                waiting.clear();
+            }
             while listing.len() + ready.len() < LISTINGS_MAX
                 && let Some((remote, local)) = pending.pop()
             {

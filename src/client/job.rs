@@ -29,6 +29,14 @@ pub struct Job {
     shared: Arc<Shared>,
     failed: Mutex<Failed>,
     done: AtomicU64,
+    gone: Mutex<Gone>,
+}
+
+/// Connections that are not tried again in this run, and why.
+#[derive(Default)]
+struct Gone {
+    why: HashMap<(String, usize), Failure>,
+    is_told: bool,
 }
 
 /// What outlives one line at a prompt.
@@ -63,7 +71,8 @@ impl Job {
 
     fn with(settings: Settings, report: Report, rate: Option<u64>, shared: Arc<Shared>) -> Self {
         shared.throttle.set(rate);
-        Self { settings, report, shared, failed: Mutex::default(), done: AtomicU64::new(0) }
+        let (failed, gone) = (Mutex::default(), Mutex::default());
+        Self { settings, report, shared, failed, done: AtomicU64::new(0), gone }
     }
 
     /// Another run from the same place, over the same connections.
@@ -76,12 +85,22 @@ impl Job {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an outcome, and tells a failure.
+    fn gone(&self) -> MutexGuard<'_, Gone> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a server is out of reach for the rest of this run.
+    pub fn is_gone(&self, server: &Server) -> bool {
+        self.gone().why.contains_key(&(server.name(), 0))
+    }
+
+    /// Counts an outcome, and tells a failure; of those that a lost server causes only the first.
     pub fn note(&self, item: Option<&Item>, outcome: Result<(), Failure>) {
         match outcome {
             Ok(()) => self.succeeded(),
             Err(failure) => {
-                self.report.failed(item, &failure);
+                let is_told = self.gone().tells(&failure);
+                self.report.failed(item, &failure, is_told);
                 self.count(failure.exit);
             }
         }
@@ -106,6 +125,7 @@ impl Job {
     pub fn exit(&self) -> Exit {
         let failed = self.failures();
         match failed.first {
+            None if self.report.lacks_receipts() => Exit::Other,
             None => Exit::Ok,
             Some(first) if self.done.load(Ordering::Relaxed) == 0 && !failed.differs => first,
             Some(_) => Exit::Partial,
@@ -133,7 +153,13 @@ impl Job {
 
     /// Drops all connections as they are: what was under way on them counts as cut.
     pub fn drop_lines(&self) {
-        self.lanes().clear();
+        for (_, lane) in self.lanes().drain() {
+            if let Ok(mut line) = lane.line.try_lock()
+                && let Some(line) = line.take()
+            {
+                line.cut_off();
+            }
+        }
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<(String, usize), Arc<Lane>>> {
@@ -154,8 +180,16 @@ impl Job {
         if let Some(line) = place.as_ref().filter(|line| !line.is_broken()) {
             return Ok(line.clone());
         }
-        let made =
-            connect(server, &self.settings, &self.shared.keys, &self.shared.throttle).await?;
+        let key = (server.name(), number);
+        if let Some(failure) = self.gone().why.get(&key) {
+            return Err(failure.clone());
+        }
+        let made = connect(server, &self.settings, &self.shared.keys, &self.shared.throttle).await;
+        let made = made.inspect_err(|failure| {
+            if !seat.stood.load(Ordering::Relaxed) {
+                self.gone().why.insert(key, failure.clone());
+            }
+        })?;
         seat.stood.store(true, Ordering::Relaxed);
         self.report.explain(|| {
             let (user, version) = (&made.hello().user, &made.hello().server);
@@ -180,10 +214,22 @@ impl Job {
         outcome: &Result<T, Failure>,
     ) -> bool {
         let Err(failure) = outcome else { return false };
-        if !failure.is_lost() || !self.lane(server, lane).stood.load(Ordering::Relaxed) {
+        let seat = self.lane(server, lane);
+        let key = (server.name(), lane);
+        if !failure.is_lost()
+            || !seat.stood.load(Ordering::Relaxed)
+            || self.gone().why.contains_key(&key)
+        {
             return false;
         }
-        let Some(pause) = patience.pause() else { return false };
+        let Some(pause) = patience.pause() else {
+            // Others need not find out for themselves.
+            let stands = |line: &Option<Line>| line.as_ref().is_some_and(|line| !line.is_broken());
+            if seat.line.try_lock().is_ok_and(|line| !stands(&line)) {
+                self.gone().why.insert(key, failure.clone());
+            }
+            return false;
+        };
         self.report.explain(|| {
             format!("{}; trying again in {:.1} s", failure.message, pause.as_secs_f32())
         });
@@ -261,6 +307,16 @@ impl Job {
             }
             _ => remote,
         }
+    }
+}
+
+impl Gone {
+    /// Whether a failure is news.
+    fn tells(&mut self, failure: &Failure) -> bool {
+        let is_cause = |why: &Failure| {
+            why.exit == failure.exit && (why.is_lost() || failure.message.ends_with(&why.message))
+        };
+        !self.why.values().any(is_cause) || !std::mem::replace(&mut self.is_told, true)
     }
 }
 

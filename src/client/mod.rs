@@ -4,10 +4,11 @@
 //! `connect.rs` makes it. `gather.rs`, `put.rs` and `get.rs` walk, read and send with bounded memory, and use
 //! `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
 //! that move no content; `remote.rs` turns operands into names. `local/` is the user's own side, and
-//! `report/` all that is told. `shell/` is the prompt.
+//! `report/` all that is told. `shell/` is the prompt, and `complete.rs` answers those of other shells.
 
 pub mod cli;
 mod command;
+mod complete;
 mod connect;
 mod download;
 mod engine;
@@ -56,6 +57,10 @@ const LAST_WORKS: Duration = Duration::from_secs(2);
 /// Runs `ftc` and gives its exit code; `ftc --help` lists them.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Verb::Complete { line, end } = &cli.verb {
+        print(&complete::complete(line, end.as_deref()));
+        return ExitCode::SUCCESS;
+    }
     // One thread drives the connections; more only where there are more of them.
     let threads = cli.verb.copying().map_or(1, |how| usize::from(how.jobs));
     let mut builder = if threads > 1 {
@@ -70,24 +75,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(Exit::Other as u8);
         }
     };
-    let is_shell = matches!(cli.verb, Verb::Shell { .. });
-    let resumes = cli.verb.resumes();
-    let exit = runtime.block_on(async {
-        if is_shell {
-            return run(cli).await; // Which has its own idea of an interruption.
-        }
-        tokio::select! {
-            exit = run(cli) => exit,
-            () = interrupted() => {
-                if io::stderr().is_terminal() {
-                    let _ = io::stderr().write_all(b"\r\x1b[K"); // Over what is left of a bar.
-                }
-                let what = if resumes { again() } else { NOTHING.to_owned() };
-                tell(format_args!("ftc: {what}"));
-                Exit::Interrupted
-            }
-        }
-    });
+    let exit = runtime.block_on(run(cli));
     runtime.shutdown_timeout(LAST_WORKS);
     ExitCode::from(exit as u8)
 }
@@ -113,12 +101,29 @@ async fn run(cli: Cli) -> Exit {
         }
     };
     if let Verb::Shell { batch, host } = cli.verb {
-        return shell::shell(job, host, batch).await;
+        return shell::shell(job, host, batch).await; // Which has its own idea of an interruption.
     }
-    if let Err(failure) = carry_out(&job, cli.verb).await {
-        job.note(None, Err(failure));
+    let resumes = cli.verb.resumes();
+    let work = async {
+        if let Err(failure) = carry_out(&job, cli.verb).await {
+            job.note(None, Err(failure));
+        }
+        job.finish().await
+    };
+    tokio::select! {
+        exit = work => exit,
+        () = interrupted() => {
+            // Else the file threads would wait for content, and be gone before they tidy up.
+            job.drop_lines();
+            tokio::task::yield_now().await;
+            if io::stderr().is_terminal() {
+                let _ = io::stderr().write_all(b"\r\x1b[K"); // Over what is left of a bar.
+            }
+            let what = if resumes { again() } else { NOTHING.to_owned() };
+            tell(format_args!("ftc: {what}"));
+            Exit::Interrupted
+        }
     }
-    job.finish().await
 }
 
 /// What a run needs, as its verb wants it told.
@@ -137,7 +142,7 @@ fn style(global: &Global, verb: &Verb) -> Style {
         }
         _ => Stream::Out,
     };
-    let has_events = verb.copying().is_some() || matches!(verb, Verb::Verify { .. });
+    let has_events = !matches!(verb, Verb::Ls { .. } | Verb::Stat { .. } | Verb::Shell { .. });
     Style {
         quiet: global.quiet,
         verbose: global.verbose,
@@ -199,7 +204,7 @@ async fn carry_out(job: &Arc<Job>, verb: Verb) -> Result<(), Failure> {
         Verb::Verify { recursive, reread, local, remote } => {
             verify::verify(job, local, &remote, recursive, reread).await?;
         }
-        Verb::Shell { .. } => {} // Not inside itself.
+        Verb::Shell { .. } | Verb::Complete { .. } => {} // Not inside itself; not a run.
     }
     Ok(())
 }
@@ -210,7 +215,8 @@ fn print(text: &str) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
-            exit::report(&Failure::new(Exit::Other, format!("write to standard output: {error}")));
+            let text = format!("write to standard output: {}", exit::said(&error));
+            exit::report(&Failure::new(Exit::Other, text));
             std::process::exit(i32::from(Exit::Other as u8));
         }
     }

@@ -10,6 +10,7 @@ use super::exit::{Exit, Failure};
 use super::job::Job;
 use super::operand::{Remote, Server};
 use super::remote::{child, expand, list, stat};
+use super::report::{Action, Item};
 use crate::proto::{EntryType, Request};
 use crate::types::{ErrorCode, RelPath};
 
@@ -19,6 +20,7 @@ const AT_ONCE: usize = 128;
 /// `ftc mkdir [-p] REMOTE…`
 pub async fn mkdir(job: &Arc<Job>, operands: Vec<OsString>, parents: bool) {
     for operand in operands {
+        let mut item = None;
         let outcome = async {
             let (server, remote) = job.remote(&operand)?;
             let Some(path) = remote.rel_path()? else {
@@ -29,12 +31,25 @@ pub async fn mkdir(job: &Arc<Job>, operands: Vec<OsString>, parents: bool) {
                 };
             };
             let request = Request::Mkdir { path: wire(&path), parents };
+            let item = item.insert(Item::there(Action::Mkdir, &path));
             let made = job.ask(&server, &request).await;
-            made.map_err(|failure| failure.doing(format!("mkdir {path}")))?;
-            job.report.explain(|| format!("made {path}"));
+            made.map_err(|failure| {
+                let failure = failure.doing(format!("mkdir {path}"));
+                match failure.code {
+                    Some(ErrorCode::Exists) => {
+                        failure.hint("be content with a directory that is there: ftc mkdir -p")
+                    }
+                    Some(ErrorCode::NotFound) => {
+                        failure.hint("make those above it too with: ftc mkdir -p")
+                    }
+                    _ => failure,
+                }
+            })?;
+            job.report.changed(item, None);
             Ok(())
         };
-        job.note(None, outcome.await);
+        let outcome = outcome.await;
+        job.note(item.as_ref(), outcome);
     }
 }
 
@@ -79,11 +94,13 @@ pub async fn mv(
             directory => child(directory.as_ref(), source.split_last().1.raw_bytes())?,
         };
         let request = Request::Rename { path: wire(&source), to: wire(&to), replace: !no_clobber };
+        let item = Item::there(Action::Mv, &source);
         let outcome = job.ask(&server, &request).await.map(drop);
         if outcome.is_ok() {
-            job.report.explain(|| format!("moved {source} to {to}"));
+            job.report.changed(&item, Some(&to));
         }
-        job.note(None, outcome.map_err(|failure| failure.doing(format!("mv {source} to {to}"))));
+        let outcome = outcome.map_err(|failure| failure.doing(format!("mv {source} to {to}")));
+        job.note(Some(&item), outcome);
     }
     Ok(())
 }
@@ -138,7 +155,7 @@ impl Removal {
             if self.recursive {
                 self.tree(server, Some(path)).await;
             } else {
-                self.job.note(None, Err(is_directory(&path)));
+                self.note(&path, Err(is_directory(&path)));
             }
             return;
         }
@@ -147,10 +164,14 @@ impl Removal {
                 self.tree(server, Some(path)).await;
             }
             Err(failure) if failure.code == Some(ErrorCode::WrongType) => {
-                self.job.note(None, Err(is_directory(&path)));
+                self.note(&path, Err(is_directory(&path)));
             }
-            outcome => self.job.note(None, outcome.map_err(|failure| doing(failure, &path))),
+            outcome => self.note(&path, outcome.map_err(|failure| doing(failure, &path))),
         }
+    }
+
+    fn note(&self, path: &RelPath, outcome: Result<(), Failure>) {
+        self.job.note(Some(&Item::there(Action::Rm, path)), outcome);
     }
 
     async fn file(&self, server: &Server, path: &RelPath) -> Result<(), Failure> {
@@ -159,11 +180,11 @@ impl Removal {
             if found.kind == EntryType::Directory {
                 return Err(Failure::of_server(ErrorCode::WrongType, "it is a directory"));
             }
-            super::print(&format!("would remove {path}\n"));
+            self.job.report.would(&Item::there(Action::Rm, path), "remove");
             return Ok(());
         }
         self.job.ask(server, &Request::Remove { path: wire(path) }).await?;
-        self.job.report.explain(|| format!("removed {path}"));
+        self.job.report.changed(&Item::there(Action::Rm, path), None);
         Ok(())
     }
 
@@ -178,7 +199,8 @@ impl Removal {
                 Err(failure) => {
                     let name =
                         directory.as_ref().map_or_else(|| ".".to_owned(), RelPath::to_string);
-                    self.job.note(None, Err(failure.doing(format!("list {name}"))));
+                    let item = directory.as_ref().map(|path| Item::there(Action::Rm, path));
+                    self.job.note(item.as_ref(), Err(failure.doing(format!("list {name}"))));
                     continue;
                 }
             };
@@ -219,7 +241,7 @@ impl Removal {
         path: RelPath,
     ) {
         if self.dry_run {
-            super::print(&format!("would remove {path}\n"));
+            self.job.report.would(&Item::there(Action::Rm, &path), "remove");
             self.job.succeeded();
             return;
         }
@@ -237,9 +259,9 @@ impl Removal {
             match removing.join_next().await {
                 Some(Ok((path, outcome))) => {
                     if outcome.is_ok() {
-                        self.job.report.explain(|| format!("removed {path}"));
+                        self.job.report.changed(&Item::there(Action::Rm, &path), None);
                     }
-                    self.job.note(None, outcome.map_err(|failure| doing(failure, &path)));
+                    self.note(&path, outcome.map_err(|failure| doing(failure, &path)));
                 }
                 _ => return,
             }

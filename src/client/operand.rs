@@ -143,9 +143,7 @@ impl Remote {
 }
 
 fn checked(path: &[u8]) -> Result<RelPath, Failure> {
-    RelPath::parse(path).map_err(|error| {
-        Failure::new(Exit::Usage, format!("{}: {error} (BAD_NAME)", Escaped(path)))
-    })
+    RelPath::parse(path).map_err(|error| Failure::of_name(error).doing(Escaped(path)))
 }
 
 #[cfg(test)]

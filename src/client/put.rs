@@ -108,6 +108,10 @@ impl Put {
     /// Runs a command and stores what it prints, if it ends well.
     async fn command(&self, command: &str, target: &Remote) -> Result<(), Failure> {
         let path = target.target(None)?;
+        if self.how.dry_run {
+            self.would_stream(path).await;
+            return Ok(());
+        }
         let mut command = Command::start(command)?;
         let stream = Stream { input: command.output()?, end: Some(Box::new(|| command.wait())) };
         self.stream(path, b"-".to_vec(), stream).await;
@@ -125,10 +129,22 @@ impl Put {
         self.job.note(Some(&item), outcome.map_err(|failure| doing(failure, &item)));
     }
 
+    /// What would come of a stream; it is not read, and no command is run for it.
+    async fn would_stream(&self, path: RelPath) {
+        let item =
+            Item { action: Action::Put, path: path.raw_bytes().to_vec(), local: b"-".to_vec() };
+        let outcome = self.would(&self.route(path, 0), &item, None).await;
+        self.note(outcome.map_err(|failure| (item, failure)));
+    }
+
     /// One file, or standard input.
     async fn single(self: &Arc<Self>, local: &OsString, mut target: Remote) -> Result<(), Failure> {
         if local == "-" {
             let path = target.target(None)?;
+            if self.how.dry_run {
+                self.would_stream(path).await;
+                return Ok(());
+            }
             let input = Stream { input: Input::stdin()?, end: None };
             self.stream(path, b"-".to_vec(), input).await;
             return Ok(());
@@ -206,6 +222,8 @@ impl Put {
             None => Vec::new(),
             Some(path) => path.raw_bytes().to_vec(),
         };
+        // Before anything is read: a server that is out of reach is told at once.
+        self.job.line(&self.server, 0).await?;
         self.job.report.many();
         let mut roots = Vec::new();
         for local in locals {
@@ -248,6 +266,10 @@ impl Put {
         let mut waiting = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
+            if !ended && self.job.is_gone(&self.server) {
+                (ended, work) = (true, mpsc::channel(1).1); // The walk ends with its receiver.
+                waiting.clear();
+            }
             while large < large_max
                 && let Some(ready) = waiting.pop_front()
             {
@@ -399,20 +421,23 @@ impl Put {
             return Ok(true);
         }
         if self.how.dry_run {
-            let exists = self.check(route, witness.bytes).await?;
-            self.job.report.would(item, if exists { "replace" } else { "store" });
+            self.would(route, item, Some(witness.bytes)).await?;
             return Ok(true);
         }
         Ok(false)
     }
 
+    /// Tells what a put would do, as the server judges it.
+    async fn would(&self, route: &Route, item: &Item, bytes: Option<u64>) -> Result<(), Failure> {
+        let exists = self.check(route, bytes).await?;
+        self.job.report.would(item, if exists { "replace" } else { "store" });
+        Ok(())
+    }
+
     /// The server's verdict on a put that is not made: whether a file would be replaced.
-    async fn check(&self, route: &Route, bytes: u64) -> Result<bool, Failure> {
-        let request = Request::Check {
-            path: wire(&route.path),
-            bytes: Some(bytes),
-            replace: !self.how.no_clobber,
-        };
+    async fn check(&self, route: &Route, bytes: Option<u64>) -> Result<bool, Failure> {
+        let request =
+            Request::Check { path: wire(&route.path), bytes, replace: !self.how.no_clobber };
         match self.job.ask(&self.server, &request).await {
             Ok(Answer::Check(found)) => Ok(found.exists),
             Ok(_) => {
@@ -452,9 +477,5 @@ fn item(place: &Place) -> Item {
 }
 
 fn parse(path: &[u8]) -> Result<RelPath, Failure> {
-    RelPath::parse(path).map_err(|error| {
-        let mut failure = Failure::new(Exit::Usage, format!("{error} (BAD_NAME)"));
-        failure.code = Some(ErrorCode::BadName);
-        failure
-    })
+    RelPath::parse(path).map_err(Failure::of_name)
 }

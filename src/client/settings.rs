@@ -37,6 +37,8 @@ pub struct Settings {
     pub known_hosts: PathBuf,
     /// Names of the user's own for servers.
     pub servers: BTreeMap<String, String>,
+    /// Nobody is to be asked or told anything, and one key is tried: somebody is only typing.
+    pub unasked: bool,
 }
 
 impl Settings {
@@ -72,6 +74,7 @@ impl Settings {
             identity: global.identity.clone().or(file.identity),
             known_hosts,
             servers: file.servers,
+            unasked: false,
         })
     }
 

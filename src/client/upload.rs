@@ -15,7 +15,7 @@ use super::operand::Server;
 use super::report::{Done, Meter};
 use super::state::{Progress, STEP};
 use crate::proto::{Answer, PutRequest, Request, Stored, Trailer};
-use crate::transfer::{PARTS_MAX, Seal, Share};
+use crate::transfer::{Seal, Share};
 use crate::types::limits::BUFFER_BYTES;
 use crate::types::{ErrorCode, RelPath, Sha256Digest};
 
@@ -190,7 +190,7 @@ pub(super) async fn attempt(
         Ok(upload) => upload,
         Err(failure) => return Ended::Answered(Err(failure)),
     };
-    let (sender, mut chunks) = mpsc::channel(PARTS_MAX);
+    let (sender, mut chunks) = mpsc::channel(1); // Two more wait for the writer.
     let (share, runtime) = (line.share().clone(), Handle::current());
     let (input, progress) = (stream.input.clone(), start.progress.clone());
     let reading = tokio::task::spawn_blocking(move || {

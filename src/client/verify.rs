@@ -175,7 +175,11 @@ impl Verify {
                 }
                 Found::Empty(_) => {}
                 Found::Skipped(path, why) => {
-                    self.job.report.say(&format!("skipped {}: {why}", Escaped(&shown(&path))));
+                    let there = whole_path(base.as_ref(), &path);
+                    let there =
+                        there.map_or_else(|_| path.clone(), |there| there.raw_bytes().to_vec());
+                    let item = Item { action: Action::Verify, path: there, local: shown(&path) };
+                    self.job.report.skipped(&item, 0, why);
                     self.job.count(Exit::Partial);
                 }
                 Found::Failed(path, error) => {
@@ -239,7 +243,5 @@ fn open(leaf: &Leaf) -> Result<Input, Failure> {
 }
 
 fn whole_path(base: Option<&RelPath>, below: &[u8]) -> Result<RelPath, Failure> {
-    let below = RelPath::parse(below)
-        .map_err(|error| Failure::new(Exit::Usage, format!("{error} (BAD_NAME)")))?;
-    Ok(below.below(base))
+    Ok(RelPath::parse(below).map_err(Failure::of_name)?.below(base))
 }

@@ -71,6 +71,15 @@ struct Identity {
     inode: u64,
 }
 
+/// What vouches for a file's content besides its size and time of modification.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Witness {
+    /// The digest that is kept with it: whoever receives the content compares.
+    Digest,
+    /// Only the time of change, which a rename moves too.
+    TimeOfChange,
+}
+
 impl Identity {
     fn of(stat: &FileStat) -> Self {
         Self {
@@ -82,10 +91,12 @@ impl Identity {
         }
     }
 
-    /// Whether the content can still be the same. A file that is replaced or removed meanwhile loses a
-    /// link, which moves its time of change; its reader goes on with the version that it opened.
-    fn still(&self, now: &Self) -> bool {
-        let same_change = self.changed == now.changed || self.links != now.links;
+    /// Whether the content can still be the same, as far as `witness` demands. A file that is replaced
+    /// or removed meanwhile loses a link, which moves its time of change; its reader goes on with the
+    /// version that it opened.
+    fn still(&self, now: &Self, witness: Witness) -> bool {
+        let same_change =
+            witness == Witness::Digest || self.changed == now.changed || self.links != now.links;
         self.bytes == now.bytes && self.modified == now.modified && same_change
     }
 }
@@ -314,6 +325,8 @@ impl OpenFile {
     /// As fstat(2).
     pub fn unchanged(&self) -> Result<bool, FsError> {
         let raw = fstat(&self.file).map_err(FsError::at("look at the file"))?;
-        Ok(self.identity.still(&Identity::of(&raw)))
+        let witness =
+            if self.stat.digest.is_some() { Witness::Digest } else { Witness::TimeOfChange };
+        Ok(self.identity.still(&Identity::of(&raw), witness))
     }
 }

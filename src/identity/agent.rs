@@ -126,7 +126,7 @@ fn ask(socket: &Path, request: &[u8]) -> Result<Vec<u8>, AgentError> {
     exchange()
         .map_err(|error| AgentError::Gone {
             path: socket.display().to_string(),
-            cause: error.to_string(),
+            cause: crate::types::said(&error),
         })?
         .ok_or(AgentError::Broken)
 }

@@ -178,7 +178,7 @@ pub fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyError> {
         Ok((stat, text))
     };
     match read() {
-        Err(error) => refuse(format!("read the private key: {error}")),
+        Err(error) => refuse(format!("read the private key: {}", crate::types::said(&error))),
         Ok((stat, _)) if !stat.is_file() => refuse("it is not a regular file".to_owned()),
         Ok((_, text)) if parse_public_line(&text).is_ok() => {
             refuse("this is a public key; name the private one, the file without .pub".to_owned())

@@ -17,6 +17,12 @@ pub use key::{KeyAlgorithm, PublicKey};
 pub use path::{FileName, NameError, RelPath};
 pub use quota::{Quota, Reserve};
 
+/// What the kernel said, in words only.
+pub fn said(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 /// When a stored file counts as safe.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Durability {

@@ -5,6 +5,7 @@
 pub mod evil;
 pub mod proxy;
 pub mod raw;
+pub mod tls;
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -82,6 +84,18 @@ impl Setup {
         Ok(())
     }
 
+    /// One more user, with a key of the same name and these lines.
+    pub fn add_user(&self, name: &str, lines: &str) -> TestResult {
+        make_key(&self.path(name), "ed25519", "")?;
+        let key = std::fs::read_to_string(self.path(&format!("{name}.pub")))?;
+        let mut text = std::fs::read_to_string(self.path("ftd.toml"))?;
+        text += &format!(
+            "\n[[user]]\nname = {name:?}\nkeys = [{:?}]\nallow = {ALL_RIGHTS}\n{lines}\n",
+            key.trim()
+        );
+        self.write_config(&text)
+    }
+
     pub fn ftd(&self, words: &[&str]) -> Result<Output, Box<dyn std::error::Error>> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ftd"));
         command.args(words).arg("--config").arg(self.path("ftd.toml")).stdin(Stdio::null());
@@ -131,7 +145,7 @@ impl Setup {
         command
     }
 
-    fn start_command(
+    pub fn start_command(
         self,
         mut command: Command,
         env: &[(&str, &OsStr)],
@@ -266,12 +280,32 @@ impl Daemon {
         Ftc { command, input: None }
     }
 
+    /// A figure of `/proc/PID/status`, in KiB.
+    pub fn memory(&self, what: &str) -> Result<u64, Box<dyn std::error::Error>> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+        let figure = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(figure.ok_or_else(|| format!("no {what}"))?.parse()?)
+    }
+
+    /// What its descriptors are.
+    pub fn descriptors(&self) -> Result<Vec<PathBuf>, Box<dyn std::error::Error>> {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?;
+        // One may be closed meanwhile.
+        Ok(all.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect())
+    }
+
+    /// How many files are staged.
+    pub fn staged(&self) -> Result<usize, Box<dyn std::error::Error>> {
+        Ok(std::fs::read_dir(self.path("root/.ftd-stage"))?.count())
+    }
+
     /// Nothing staged is left.
     pub fn assert_nothing_staged(&self) -> TestResult {
         // What a request leaves is removed before its answer is sent, save where the peer was cut off.
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
-            let staged = std::fs::read_dir(self.path("root/.ftd-stage"))?.count();
+            let staged = self.staged()?;
             if staged == 0 {
                 return Ok(());
             }
@@ -367,6 +401,49 @@ impl Ftc {
         let ran = self.run(words)?;
         if ran.code == Some(0) { Ok(ran) } else { Err(format!("ftc failed: {ran:?}").into()) }
     }
+}
+
+/// Waits until `is_so`.
+pub fn wait_until(
+    what: &str,
+    mut is_so: impl FnMut() -> Result<bool, Box<dyn std::error::Error>>,
+) -> TestResult {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !is_so()? {
+        if std::time::Instant::now() > deadline {
+            return Err(format!("not within {PATIENCE:?}: {what}").into());
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Runs `swap` again and again beside `body`, which ends both, also when an assertion ends it.
+pub fn race(swap: impl Fn() + Send, body: impl FnOnce() -> TestResult) -> TestResult {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let running = || !stopped.load(Ordering::Relaxed);
+        scope.spawn(move || {
+            while running() {
+                swap();
+            }
+        });
+        let _stop = Stop(&stopped);
+        body()
+    })
+}
+
+/// Two names change places, so that neither is ever free.
+pub fn exchange(one: &Path, other: &Path) {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    // What is not there at the moment is exchanged the next time.
+    let _ = renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE);
 }
 
 /// Makes a key pair with ssh-keygen, which these tests need.

@@ -1,6 +1,6 @@
 //! A peer that sends whatever a test likes, byte by byte, over the Unix socket.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
@@ -51,6 +51,29 @@ pub fn put(id: u32, path: &Value, content: &[u8]) -> Vec<u8> {
     out.extend(frame(EOF, id, b""));
     out.extend(frame(TRAILER, id, &trailer(content)));
     out
+}
+
+/// The next frame; `None` when the server has closed.
+pub fn receive_from(from: &mut impl Read) -> Fallible<Option<Frame>> {
+    let mut header = [0; 12];
+    let mut filled = 0;
+    while filled < header.len() {
+        match from.read(&mut header[filled..]) {
+            Ok(0) => return if filled == 0 { Ok(None) } else { Err("cut in a header".into()) },
+            Ok(read) => filled += read,
+            // Closed with bytes of ours unread.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let [kind, 0, 0, 0, i0, i1, i2, i3, n0, n1, n2, n3] = header else {
+        return Err("reserved bits are set".into());
+    };
+    let mut payload = vec![0; u32::from_be_bytes([n0, n1, n2, n3]) as usize];
+    from.read_exact(&mut payload)?;
+    Ok(Some(Frame { kind, id: u32::from_be_bytes([i0, i1, i2, i3]), payload }))
 }
 
 impl Frame {
@@ -106,25 +129,7 @@ impl Raw {
 
     /// The next frame; `None` when the server has closed.
     pub fn receive(&mut self) -> Fallible<Option<Frame>> {
-        let mut header = [0; 12];
-        let mut filled = 0;
-        while filled < header.len() {
-            match self.0.read(&mut header[filled..]) {
-                Ok(0) => return if filled == 0 { Ok(None) } else { Err("cut in a header".into()) },
-                Ok(read) => filled += read,
-                // Closed with bytes of ours unread.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let [kind, 0, 0, 0, i0, i1, i2, i3, n0, n1, n2, n3] = header else {
-            return Err("reserved bits are set".into());
-        };
-        let mut payload = vec![0; u32::from_be_bytes([n0, n1, n2, n3]) as usize];
-        self.0.read_exact(&mut payload)?;
-        Ok(Some(Frame { kind, id: u32::from_be_bytes([i0, i1, i2, i3]), payload }))
+        receive_from(&mut self.0)
     }
 
     /// The next frame, which must be there.

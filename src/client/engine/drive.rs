@@ -82,7 +82,7 @@ async fn write(
                     meter.say("committing");
                 }
                 Step::Close => return writer.flush().await,
-                Step::Data(id, content, meter) => {
+                Step::Data(id, content, meter, _place) => {
                     for slice in content.bytes().chunks(throttle.slice()) {
                         throttle.pass(slice.len()).await;
                         writer.content(id, slice)?;
@@ -112,7 +112,7 @@ async fn write(
 
 impl Table {
     /// Tells everybody who waits that it is over.
-    fn end(&mut self, failure: &Failure) {
+    pub(super) fn end(&mut self, failure: &Failure) {
         self.broken.get_or_insert_with(|| failure.clone());
         for (_, slot) in self.slots.drain() {
             slot.waits.fail(failure.clone());

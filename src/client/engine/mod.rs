@@ -15,10 +15,11 @@ pub use throttle::Throttle;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::connect::hello_deadline;
 use super::exit::{Exit, Failure};
@@ -39,6 +40,9 @@ const REQUESTS_MAX: u32 = 192;
 const UPLOADS_MAX: u32 = 8;
 /// Steps that wait for the writer.
 const STEPS_MAX: usize = 64;
+/// Buffers of one stream that wait for the writer: with more of them content would leave the processor's
+/// caches before it is sent (`docs/performance.md`).
+const AHEAD_MAX: usize = 2;
 /// Memory for content on its way out, and as much for content on its way in.
 const CONTENT_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -65,6 +69,7 @@ struct Inner {
     uploads: Arc<Semaphore>,
     share: Share,
     throttle: Arc<Throttle>,
+    driver: OnceLock<AbortHandle>,
 }
 
 /// What is in flight.
@@ -137,7 +142,8 @@ impl Reason {
 /// What the writer is to send next.
 enum Step {
     Control(Kind, u32, Vec<u8>),
-    Data(u32, Chunk, Meter),
+    /// Content of a stream; the permit is its place among those that wait.
+    Data(u32, Chunk, Meter, OwnedSemaphorePermit),
     Whole {
         id: u32,
         request: Vec<u8>,
@@ -192,9 +198,11 @@ impl Line {
             uploads: most(UPLOADS_MAX, hello.limits.uploads.saturating_sub(1)),
             share: Pool::new(2 * CONTENT_BYTES).share(),
             throttle,
+            driver: OnceLock::new(),
             hello,
         });
-        tokio::spawn(drive::run(Arc::downgrade(&inner), reader, writer, queue));
+        let driver = tokio::spawn(drive::run(Arc::downgrade(&inner), reader, writer, queue));
+        let _ = inner.driver.set(driver.abort_handle()); // For the first time.
         Ok(Self(inner))
     }
 
@@ -291,7 +299,8 @@ impl Line {
         let control = |id, json| Step::Control(Kind::Request, id, json);
         let request = Request::Put(request);
         let id = self.begin(&request, UPLOAD_TIMEOUT, Waits::Answer(answer), control).await?;
-        Ok(Upload { line: self.clone(), id, answered, held: Some(held) })
+        let ahead = Arc::new(Semaphore::new(AHEAD_MAX));
+        Ok(Upload { line: self.clone(), id, answered, held: Some(held), ahead })
     }
 
     /// Stores content that is all here, in one go.
@@ -313,6 +322,14 @@ impl Line {
         let whole = |id, request| Step::Whole { id, request, content, seal, meter };
         self.begin(&Request::Put(request), COMMIT_TIMEOUT, Waits::Answer(answer), whole).await?;
         answered.await.unwrap_or_else(|_| Err(cut()))
+    }
+
+    /// Ends the connection as it is: what waits to be sent is not sent.
+    pub fn cut_off(self) {
+        self.0.table().end(&cut());
+        if let Some(driver) = self.0.driver.get() {
+            driver.abort();
+        }
     }
 
     /// Says goodbye, and waits until it is said.
@@ -354,6 +371,7 @@ pub struct Upload {
     id: u32,
     answered: oneshot::Receiver<Result<Answer, Failure>>,
     held: Option<OwnedSemaphorePermit>,
+    ahead: Arc<Semaphore>,
 }
 
 impl Upload {
@@ -362,7 +380,9 @@ impl Upload {
     /// # Errors
     /// The connection is gone.
     pub async fn data(&self, content: Chunk, meter: Meter) -> Result<(), Failure> {
-        self.line.step(Step::Data(self.id, content, meter)).await
+        let place = Arc::clone(&self.ahead).acquire_owned().await;
+        let place = place.expect("it is never closed");
+        self.line.step(Step::Data(self.id, content, meter, place)).await
     }
 
     /// The server's word, should it come before the end of the content. To be waited for once.

@@ -79,7 +79,12 @@ pub fn open_failure(path: &[u8], error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => Exit::Denied,
         _ => Exit::Other,
     };
-    Failure::new(exit, said(error)).doing(format!("open {}", Escaped(path)))
+    let failure = Failure::new(exit, said(error)).doing(format!("open {}", Escaped(path)));
+    match exit {
+        Exit::NotFound => failure.hint("see what is here with: ls"),
+        Exit::Denied => failure.hint("see who may read it with: ls -l"),
+        _ => failure,
+    }
 }
 
 /// What a name of the user's stands for.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Action, Done, Item};
 use crate::client::exit::{Exit, Failure};
 use crate::proto::WirePath;
-use crate::types::Sha256Digest;
+use crate::types::{RelPath, Sha256Digest};
 
 /// One event. Members that say nothing are left out.
 #[derive(Serialize)]
@@ -24,7 +24,8 @@ pub(super) struct Event {
 struct FileOf {
     verb: &'static str,
     path: WirePath,
-    local: WirePath,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local: Option<WirePath>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +56,10 @@ enum What {
     Would {
         would: String,
     },
+    Changed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<WirePath>,
+    },
     Verified {
         same: bool,
         reason: Option<String>,
@@ -83,9 +88,12 @@ impl Event {
                 Action::Put => "put",
                 Action::Get => "get",
                 Action::Verify => "verify",
+                Action::Rm => "rm",
+                Action::Mv => "mv",
+                Action::Mkdir => "mkdir",
             },
             path: WirePath(item.path.clone()),
-            local: WirePath(item.local.clone()),
+            local: Some(item.local.clone()).filter(|local| !local.is_empty()).map(WirePath),
         });
         Self { kind, file, what }
     }
@@ -115,6 +123,16 @@ impl Event {
 
     pub(super) fn would(item: &Item, what: &str) -> Self {
         Self::new("would", Some(item), What::Would { would: what.to_owned() })
+    }
+
+    pub(super) fn changed(item: &Item, to: Option<&RelPath>) -> Self {
+        let kind = match item.action {
+            Action::Mkdir => "made",
+            Action::Mv => "moved",
+            _ => "removed",
+        };
+        let to = to.map(|path| WirePath(path.raw_bytes().to_vec()));
+        Self::new(kind, Some(item), What::Changed { to })
     }
 
     pub(super) fn verified(item: &Item, different: Option<&str>) -> Self {

@@ -9,14 +9,14 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
 
-use super::exit::{Exit, Failure, tell};
-use crate::types::{Escaped, Sha256Digest};
+use super::exit::{Exit, Failure, said, tell};
+use crate::types::{Escaped, RelPath, Sha256Digest};
 use bars::{Bar, Bars};
 use events::Event;
 
@@ -36,6 +36,12 @@ pub enum Action {
     Get,
     /// It is compared.
     Verify,
+    /// It is removed.
+    Rm,
+    /// It gets another name.
+    Mv,
+    /// It is made, a directory.
+    Mkdir,
 }
 
 /// One file of a job.
@@ -45,16 +51,21 @@ pub struct Item {
     pub action: Action,
     /// Its path on the server, raw.
     pub path: Vec<u8>,
-    /// What it is here, raw; `-` for a stream.
+    /// What it is here, raw; `-` for a stream; empty for what is on the server alone.
     pub local: Vec<u8>,
 }
 
 impl Item {
+    /// A name on the server, which is changed there.
+    pub fn there(action: Action, path: &RelPath) -> Self {
+        Self { action, path: path.raw_bytes().to_vec(), local: Vec::new() }
+    }
+
     /// The name that a person recognises: where it ends up.
     fn shown(&self) -> String {
         match self.action {
-            Action::Put => Escaped(&self.path).to_string(),
             Action::Get | Action::Verify => Escaped(&self.local).to_string(),
+            _ => Escaped(&self.path).to_string(),
         }
     }
 }
@@ -104,8 +115,9 @@ struct Inner {
     style: Style,
     bars: Bars,
     receipt: Option<Mutex<File>>,
+    lacks_receipts: AtomicBool,
     /// Whether it is a job of many files, which is told in sums.
-    many: std::sync::atomic::AtomicBool,
+    many: AtomicBool,
     totals: Totals,
     started: Instant,
 }
@@ -130,8 +142,9 @@ impl Report {
     pub fn new(style: Style, receipt: Option<&Path>) -> Result<Self, Failure> {
         let open = |path: &Path| {
             File::options().append(true).create(true).mode(0o600).open(path).map_err(|error| {
-                Failure::new(Exit::Usage, error.to_string())
+                Failure::new(Exit::Usage, said(&error))
                     .doing(format!("open the receipt {}", path.display()))
+                    .hint("nothing was copied; say another FILE")
             })
         };
         let receipt = receipt.map(open).transpose()?.map(Mutex::new);
@@ -140,6 +153,7 @@ impl Report {
             style,
             bars,
             receipt,
+            lacks_receipts: false.into(),
             many: false.into(),
             totals: Totals::default(),
             started: Instant::now(),
@@ -150,6 +164,11 @@ impl Report {
     /// Whether files are told one by one, as far as they are at all.
     fn is_verbose(&self) -> bool {
         self.0.style.verbose || !self.0.many.load(Ordering::Relaxed)
+    }
+
+    /// Whether something was copied of which there is no receipt.
+    pub fn lacks_receipts(&self) -> bool {
+        self.0.lacks_receipts.load(Ordering::Relaxed)
     }
 
     /// Whether somebody would see how much there is to do.
@@ -206,7 +225,7 @@ impl Report {
             let how = match (item.action, done.replaced) {
                 (Action::Put, false) => "stored",
                 (Action::Put, true) => "stored, replacing",
-                (Action::Get | Action::Verify, _) => "got",
+                _ => "got",
             };
             let mut text = format!(
                 "{how} {}  {}  sha256 {}",
@@ -244,6 +263,17 @@ impl Report {
         }
     }
 
+    /// A name on the server was changed; of a move, with the name that it has since.
+    pub fn changed(&self, item: &Item, to: Option<&RelPath>) {
+        self.0.totals.done.fetch_add(1, Ordering::Relaxed);
+        self.event(|| Event::changed(item, to));
+        self.explain(|| match (item.action, to) {
+            (_, Some(to)) => format!("moved {} to {to}", item.shown()),
+            (Action::Mkdir, None) => format!("made {}", item.shown()),
+            (_, None) => format!("removed {}", item.shown()),
+        });
+    }
+
     /// A file was compared: what is different about it, if anything is.
     pub fn verified(&self, item: &Item, different: Option<&str>) {
         let totals = &self.0.totals;
@@ -260,11 +290,11 @@ impl Report {
         }
     }
 
-    /// A file, or whatever else was asked for, failed.
-    pub fn failed(&self, item: Option<&Item>, failure: &Failure) {
+    /// A file, or whatever else was asked for, failed; people need not be told the same for each file.
+    pub fn failed(&self, item: Option<&Item>, failure: &Failure, is_news: bool) {
         self.0.totals.failed.fetch_add(1, Ordering::Relaxed);
         self.event(|| Event::error(item, failure));
-        if self.0.style.events.is_none() {
+        if self.0.style.events.is_none() && is_news {
             self.0.bars.suspend(|| super::exit::report(failure));
         }
     }
@@ -282,6 +312,11 @@ impl Report {
             let text = text();
             self.0.bars.suspend(|| tell(format_args!("ftc: {text}")));
         }
+    }
+
+    /// Takes the bars away, and tells nothing.
+    pub fn clear(&self) {
+        self.0.bars.clear();
     }
 
     /// Takes the bars away and tells the sums.
@@ -328,7 +363,9 @@ impl Report {
         let written =
             receipt.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         if let Err(error) = written {
-            super::exit::report(&Failure::new(Exit::Other, format!("write the receipt: {error}")));
+            self.0.lacks_receipts.store(true, Ordering::Relaxed);
+            let failure = Failure::new(Exit::Other, said(&error)).doing("write the receipt");
+            super::exit::report(&failure.hint("the files themselves are as it says here"));
         }
     }
 }

@@ -90,14 +90,14 @@ fn here(word: &str) -> Vec<String> {
 }
 
 /// A name that can be typed and shown.
-fn plain(name: &[u8]) -> Option<String> {
+pub(in crate::client) fn plain(name: &[u8]) -> Option<String> {
     let path = RelPath::parse(name.strip_suffix(b"/").unwrap_or(name)).ok()?;
     path.check_creatable().ok()?;
     String::from_utf8(name.to_vec()).ok()
 }
 
 /// Where the word at the end of a line begins, the word itself, and those before it.
-fn at_the_end(line: &str) -> (usize, String, Vec<String>) {
+pub(in crate::client) fn at_the_end(line: &str) -> (usize, String, Vec<String>) {
     let mut start = 0;
     let (mut quote, mut escaped) = (None, false);
     for (at, c) in line.char_indices() {

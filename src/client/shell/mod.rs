@@ -3,6 +3,8 @@
 mod complete;
 mod words;
 
+pub(super) use complete::{at_the_end, plain};
+
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -60,7 +62,8 @@ pub async fn shell(job: Arc<Job>, host: Option<OsString>, batch: Option<PathBuf>
     let outcome = async {
         if let Some(host) = host {
             let port = job.settings.global.port;
-            let named = Remote::recognise(&host, port)?;
+            let is_local = host.as_bytes().starts_with(b"unix:");
+            let named = if is_local { None } else { Remote::recognise(&host, port)? };
             if let Some(Remote { server: Some(server), path }) = named {
                 job.move_to(Some(server), path);
             } else {
@@ -78,7 +81,7 @@ pub async fn shell(job: Arc<Job>, host: Option<OsString>, batch: Option<PathBuf>
     let exit = match outcome.await {
         Ok(exit) => exit,
         Err(failure) => {
-            job.report.failed(None, &failure);
+            job.report.failed(None, &failure, true);
             failure.exit
         }
     };
@@ -190,6 +193,7 @@ impl Shell {
             () = super::interrupted() => {
                 // What was under way counts as cut, so that it can be resumed.
                 self.job.drop_lines();
+                tokio::task::yield_now().await; // It ends, and its bars, before the prompt comes.
                 super::exit::tell(format_args!("ftc: interrupted"));
                 Exit::Interrupted
             }
@@ -198,7 +202,7 @@ impl Shell {
     }
 
     fn tell(&self, failure: &Failure) {
-        self.job.report.failed(None, failure);
+        self.job.report.failed(None, failure, true);
     }
 
     async fn run(&self, words: &[String]) -> Exit {
@@ -296,6 +300,7 @@ impl Shell {
                 return failure.exit;
             }
         };
+        let _curtain = Curtain(report.clone());
         let rate = how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64());
         let job = Arc::new(self.job.again_with(global, report, rate));
         if let Err(failure) = carry_out(&job, verb).await {
@@ -304,6 +309,15 @@ impl Shell {
         let exit = job.exit();
         job.report.finish(exit);
         exit
+    }
+}
+
+/// Takes the bars away, however a line ends.
+struct Curtain(Report);
+
+impl Drop for Curtain {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 

@@ -1,0 +1,249 @@
+//! Goal: one user's load, or his disappearance, costs the others nothing and is over in time (R-07, R-09,
+//! Method: real daemon; what it holds is read from `/proc`; a network of the test's own.
+#![allow(clippy::disallowed_methods, reason = "tests look at the daemon from outside")]
+
+mod support;
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use support::raw::{ABORT, ANSWER, CANCEL, ENTRIES, Raw, put};
+use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, noise, wait_until};
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// The slowest of some logins and listings of bob's, all of which succeed.
+fn slowest_of_bob(daemon: &Daemon, count: usize) -> Fallible<Duration> {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..count {
+        let began = Instant::now();
+        daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("bob")).ok(["ls"])?;
+        slowest = slowest.max(began.elapsed());
+    }
+    Ok(slowest)
+}
+
+/// How many of the daemon's descriptors are of this name.
+fn holds(daemon: &Daemon, name: &str) -> Fallible<usize> {
+    Ok(daemon.descriptors()?.iter().filter(|path| path.ends_with(name)).count())
+}
+
+/// who asks for a file and does not read is closed, and the file with him.
+#[test]
+fn a_get_that_nobody_reads_ends() -> TestResult {
+    let daemon = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"1s\"")?.start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    raw.code_of(1, &json!({"verb": "stat"}))?;
+    File::create(daemon.stored("big"))?.set_len(64 << 20)?;
+    raw.request(2, &json!({"verb": "get", "path": "big"}))?;
+    wait_until("the get runs", || Ok(holds(&daemon, "big")? == 1))?;
+    wait_until("the get is over", || Ok(holds(&daemon, "big")? == 0))?;
+    daemon.ftc_unix().ok(["ls"])?;
+    let got = support::read_all(&raw.0).len();
+    assert!(got < 64 << 20, "{got} bytes went to somebody who did not read");
+    Ok(())
+}
+
+/// A daemon in a network of its own, which has only a loopback, and can lose it.
+fn in_own_network(setup: Setup) -> Fallible<Option<Daemon>> {
+    let own = ["--net", "--map-root-user"];
+    let own = if nix::unistd::geteuid().is_root() { &own[..1] } else { &own[..] };
+    let can = Command::new("unshare").args(own).args(["ip", "link", "set", "lo", "up"]).output();
+    if !can.as_ref().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: needs unshare, ip and the right to a network of one's own: {can:?}");
+        return Ok(None);
+    }
+    let mut command = Command::new("unshare");
+    command.args(own).args(["sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
+    command.arg(env!("CARGO_BIN_EXE_ftd")).stdin(Stdio::null());
+    setup.start_command(command, &[]).map(Some)
+}
+
+/// `program` in the daemon's network.
+fn beside(daemon: &Daemon, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &daemon.pid().to_string(), "--net"]);
+    if !nix::unistd::geteuid().is_root() {
+        command.args(["--user", "--preserve-credentials"]);
+    }
+    command.args(["--", program]);
+    command
+}
+
+/// a peer that vanishes without a word, in a put and in a get, is given up in time, and what it held is
+/// given back.
+#[test]
+fn a_peer_that_vanishes_is_given_up() -> TestResult {
+    let setup = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"2s\"")?;
+    setup.add_user("bob", "")?;
+    let Some(daemon) = in_own_network(setup)? else { return Ok(()) };
+    daemon.ftc_unix().ok(["ls"])?;
+    let idle = daemon.descriptors()?.len();
+    File::create(daemon.stored("big"))?.set_len(256 << 20)?;
+    let ftc = |words: &[&str]| {
+        beside(&daemon, env!("CARGO_BIN_EXE_ftc"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", daemon.dir.path())
+            .env("FTC_IDENTITY", daemon.path("key"))
+            .env("FTC_KNOWN_HOSTS", daemon.path("known_hosts"))
+            .env("FTC_SERVER", &daemon.address)
+            .env("FTC_ACCEPT_NEW", "1")
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+    };
+    let mut put = ftc(&["put", "-", ":gone"])?;
+    let mut pipe = put.stdin.take().ok_or("no stdin")?;
+    pipe.write_all(&noise(3 << 20, 1))?;
+    let mut get = ftc(&["get", ":big", "-"])?;
+    get.stdout.as_mut().ok_or("no stdout")?.read_exact(&mut [0; 1000])?;
+    wait_until("both run", || Ok(daemon.staged()? == 1 && holds(&daemon, "big")? == 1))?;
+
+    let cut = beside(&daemon, "ip").args(["link", "set", "lo", "down"]).output()?;
+    assert!(cut.status.success(), "{cut:?}");
+    let began = Instant::now();
+    for mut peer in [put, get] {
+        peer.kill()?;
+        peer.wait()?;
+    }
+    wait_until("both are given up", || Ok(daemon.descriptors()?.len() <= idle))?;
+    println!("given up after {:?}", began.elapsed());
+    daemon.assert_nothing_staged()?;
+    assert!(!daemon.stored("gone").exists());
+    daemon.ftc_unix().input("others").ok(["put", "-", ":others"])?;
+    Ok(())
+}
+
+/// a user who stores tiny files without end comes to his quota, and others hardly notice.
+#[test]
+fn tiny_files_without_end_meet_the_quota_and_hold_nobody_up() -> TestResult {
+    const ALLOWED: usize = 600;
+    const IN_FLIGHT: u32 = 64;
+    let setup = Setup::new()?;
+    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    setup.write_config(&format!("{text}quota-files = {ALLOWED}\n"))?;
+    setup.add_user("bob", "")?;
+    let daemon = setup.start()?;
+    daemon.ftc_unix().ok(["ls"])?;
+    let (stored, refused, slowest) = std::thread::scope(|scope| {
+        let bob = scope.spawn(|| slowest_of_bob(&daemon, 10).map_err(|told| told.to_string()));
+        let mut raw = Raw::greeted(&daemon)?;
+        let (mut sent, mut stored, mut refused) = (0, 0, 0);
+        while refused < 50 || !bob.is_finished() || stored + refused < sent {
+            let is_enough = refused >= 50 && bob.is_finished();
+            while sent < stored + refused + IN_FLIGHT && !is_enough {
+                sent += 1;
+                raw.bytes(&put(sent, &json!(format!("f{sent}")), b"x"))?;
+            }
+            match raw.expect()?.code().as_str() {
+                "frame 8" => stored += 1,
+                "QUOTA" => refused += 1,
+                code => return Err(code.into()),
+            }
+        }
+        let slowest = bob.join().map_err(|_| "bob panicked")??;
+        Ok::<_, Box<dyn std::error::Error>>((stored, refused, slowest))
+    })?;
+    println!("{stored} stored, {refused} refused, the slowest of bob's logins took {slowest:?}");
+    assert_eq!(std::fs::read_dir(daemon.stored("."))?.count(), stored as usize);
+    assert_eq!(stored as usize, ALLOWED, "{refused} refused");
+    assert!(slowest < PATIENCE, "{slowest:?}");
+    daemon.assert_nothing_staged()
+}
+
+/// a directory of 200,000 entries is streamed in a few buffers, and a cancel ends that at once.
+#[test]
+fn a_huge_directory_is_listed_in_little_memory_and_can_be_cancelled() -> TestResult {
+    const ENTRIES_MADE: usize = 200_000;
+    let daemon = Daemon::start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    raw.code_of(1, &json!({"verb": "list"}))?;
+    let huge = daemon.stored("huge");
+    std::fs::create_dir(&huge)?;
+    // Names of one file each where that is cheaper: a file system has a limit to those, of 65,000 or so.
+    let mut original = huge.join("entry-0");
+    File::create(&original)?;
+    for number in 1..ENTRIES_MADE {
+        let name = huge.join(format!("entry-{number}"));
+        if number % 30_000 == 0 || std::fs::hard_link(&original, &name).is_err() {
+            File::create(&name)?;
+            original = name;
+        }
+    }
+    let idle = daemon.descriptors()?.len();
+    std::fs::write(format!("/proc/{}/clear_refs", daemon.pid()), "5")?; // The peak begins here.
+    let before = daemon.memory("VmRSS")?;
+
+    // Half-way, and the peer has not read: nothing piles up.
+    raw.request(2, &json!({"verb": "list", "path": "huge"}))?;
+    assert_eq!(raw.expect()?.kind, ENTRIES);
+    assert!(daemon.descriptors()?.len() > idle, "it is being read");
+    raw.send(CANCEL, 2, b"")?;
+    let mut more = 0;
+    let end = loop {
+        let frame = raw.expect()?;
+        if frame.kind != ENTRIES {
+            break frame;
+        }
+        more += frame.json()["entries"].as_array().map_or(0, Vec::len);
+    };
+    assert_eq!(end.kind, ABORT, "{}", end.json());
+    assert!(more < ENTRIES_MADE / 2, "{more} entries came after the cancel");
+    wait_until("the directory is closed", || Ok(daemon.descriptors()?.len() <= idle))?;
+
+    raw.request(3, &json!({"verb": "list", "path": "huge"}))?;
+    let mut count = 0;
+    let end = loop {
+        let frame = raw.expect()?;
+        if frame.kind != ENTRIES {
+            break frame;
+        }
+        count += frame.json()["entries"].as_array().map_or(0, Vec::len);
+    };
+    assert_eq!((end.kind, count), (ANSWER, ENTRIES_MADE));
+    assert_eq!(end.json(), json!({"listed": {"entries": ENTRIES_MADE}}));
+    let grown = daemon.memory("VmHWM")?.saturating_sub(before);
+    println!("{count} entries: {grown} KiB at the peak, {more} entries after the cancel");
+    assert!(grown < 4096, "{grown} KiB for a listing");
+    Ok(())
+}
+
+/// one user's fifty puts wait for a slow disk, and another's logins and listings do not.
+#[test]
+fn a_slow_disk_under_one_user_holds_no_other_up() -> TestResult {
+    const PUTS: usize = 50;
+    let setup = Setup::new()?;
+    setup.add_user("bob", "")?;
+    let slow = ["-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=400000"];
+    let daemon = setup.start_traced(&slow)?;
+    slowest_of_bob(&daemon, 1)?;
+    let content = noise(2 << 20, 9);
+    let mut waiting = Vec::new();
+    std::thread::scope(|scope| -> TestResult {
+        for number in 0..PUTS {
+            let mut raw = Raw::greeted(&daemon)?;
+            let whole = put(1, &json!(format!("f{number}")), &content);
+            waiting.push(raw.0.try_clone()?);
+            scope.spawn(move || raw.bytes(&whole).is_ok());
+        }
+        let look = || -> TestResult {
+            wait_until("puts wait for the disk", || Ok(daemon.staged()? > 5))?;
+            let slowest = slowest_of_bob(&daemon, 8)?;
+            println!("the slowest of bob's logins took {slowest:?}");
+            assert!(daemon.staged()? > 0, "the disk is still what they wait for");
+            assert!(slowest < PATIENCE, "{slowest:?}");
+            Ok(())
+        };
+        let seen = look();
+        for stream in &waiting {
+            let _ = stream.shutdown(std::net::Shutdown::Both); // Some may be through.
+        }
+        seen
+    })
+}
