@@ -165,8 +165,7 @@ fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult 
     Ok(())
 }
 
-/// B5: what strangers can make the daemon hold is 64 KiB each: the longest handshake message that rustls
-/// waits for.
+/// B5, F-12: strangers cannot make the daemon hold 64 KiB each: a hello has at most 32 KiB.
 #[test]
 fn strangers_cost_no_more_than_64_kib_each() -> TestResult {
     const STRANGERS: usize = 500;
@@ -175,17 +174,19 @@ fn strangers_cost_no_more_than_64_kib_each() -> TestResult {
     let daemon = Setup::with(ALL_RIGHTS, limits)?.start()?;
     daemon.ftc_unix().ok(["ls"])?;
     let (before, idle) = (daemon.memory("VmRSS")?, daemon.descriptors()?.len());
-    // Three whole records of one hello that announces all that it may, and is never complete.
-    let mut long = Vec::new();
-    for head in [&[1, 0, 0xff, 0xf0][..], &[], &[]] {
-        long.extend([22, 3, 1, 0x40, 0]);
-        long.extend(head);
-        long.resize(long.len() + (1 << 14) - head.len(), 0);
-    }
+    // Two records of one hello that is never complete, and just not longer than what is waited for.
+    let record = |part: &[u8]| -> Vec<u8> {
+        let [high, low] = u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes();
+        [&[22, 3, 1, high, low][..], part].concat()
+    };
+    let mut hello = vec![1, 0, 0x7d, 0];
+    hello.resize(31_000, 0);
+    let long: Vec<u8> = hello.chunks(16_000).flat_map(record).collect();
     let mut crowd = Vec::new();
     for number in 0..STRANGERS {
         let mut stream = connect_from([127, 0, 0, 2], &daemon.address)?;
-        match number % 3 {
+        // The last one is long.
+        match number % 5 {
             0 => {}
             1 => stream.write_all(HALF_A_HELLO)?,
             _ => stream.write_all(&long)?,
@@ -198,7 +199,10 @@ fn strangers_cost_no_more_than_64_kib_each() -> TestResult {
     println!("{STRANGERS} strangers: {grown} KiB");
     assert!(grown <= 64 * STRANGERS as u64, "{grown} KiB for {STRANGERS} strangers");
     assert!(daemon.descriptors()?.len() >= idle + STRANGERS, "they are still there");
-    Ok(())
+    // F-12: whoever goes on beyond that is cut off.
+    let last = crowd.last_mut().ok_or("nobody")?;
+    last.write_all(&record(&[0; 8_000]))?;
+    daemon.wait_for_log("connection refused: ").map(drop)
 }
 
 /// wrong keys cost their source its welcome, and nobody else's.
