@@ -138,7 +138,7 @@ fn no_key(name: &str) -> Failure {
     )
 }
 
-#[expect(clippy::disallowed_methods, reason = "only for a message")]
+#[expect(clippy::disallowed_methods, reason = "the user's own keys")]
 fn is_there(path: &Path) -> bool {
     path.exists()
 }
@@ -372,12 +372,9 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
     if let Some(home) = home() {
         for name in ["id_ed25519", "id_ecdsa"] {
             let path = home.join(".ssh").join(name);
-            match read_key_file(&path) {
-                Err(KeyError::File { what, .. }) if what.contains("No such file") => {}
-                _ => found.push(Candidate {
-                    from: path.display().to_string(),
-                    source: Source::File(path),
-                }),
+            if is_there(&path) {
+                let from = path.display().to_string();
+                found.push(Candidate { from, source: Source::File(path) });
             }
         }
     }
@@ -396,7 +393,9 @@ fn agent_socket() -> Option<PathBuf> {
 /// asked for.
 fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     let fail = |error: KeyError| match error {
-        error @ KeyError::File { .. } => Failure::new(Exit::Auth, error.to_string()),
+        error @ KeyError::File { .. } => {
+            Failure::new(Exit::Auth, error.to_string()).hint("-i FILE names another private key")
+        }
         error @ KeyError::Unsupported { .. } => Failure::new(Exit::Auth, error.to_string())
             .doing(path.display())
             .hint("TLS 1.3 has no use for RSA, DSA and FIDO (sk-) keys as ssh keeps them"),
