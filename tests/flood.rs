@@ -106,6 +106,30 @@ fn a_flood_from_one_address_locks_nobody_out() -> TestResult {
     Ok(())
 }
 
+/// B4 to the letter: 2,000 sockets, 200 logins, and a transfer beside them.
+#[ignore = "takes a minute, and a quiet machine: cargo test --release --test flood -- --ignored --nocapture"]
+#[test]
+fn two_thousand_sockets_of_one_address_cost_others_little() -> TestResult {
+    let daemon = quiet()?.start()?;
+    std::fs::write(daemon.path("big"), noise(512 << 20, 6))?;
+    let put = || -> Fallible<f64> {
+        let began = Instant::now();
+        daemon.ftc_tls().ok(["put", "big", ":"])?;
+        Ok(512.0 / began.elapsed().as_secs_f64())
+    };
+    put()?;
+    let alone = put()?;
+    let _flood = Flood::start(&daemon, 2_000, |_| [127, 0, 0, 2])?;
+    let (good, slowest) = logins(&daemon, 200)?;
+    let beside = put()?;
+    println!(
+        "{good} of 200 logins, slowest {slowest:?}; {alone:.0} MiB/s alone, {beside:.0} beside"
+    );
+    assert!(good >= 198, "{good} of 200 logins, slowest {slowest:?}");
+    assert!(beside >= 0.8 * alone, "{alone:.0} MiB/s alone, {beside:.0} beside");
+    Ok(())
+}
+
 /// the same from 200 addresses.
 #[test]
 fn a_flood_from_many_addresses_leaves_nine_of_ten_logins() -> TestResult {

@@ -206,8 +206,8 @@ fn a_barred_key_and_an_unknown_one_get_the_same_bytes() -> TestResult {
 }
 
 /// B10: nor does it change the time that the answer takes.
-#[test]
 #[ignore = "needs a quiet machine: cargo test --release --test strangers -- --ignored --nocapture"]
+#[test]
 fn a_barred_key_and_an_unknown_one_take_the_same_time() -> TestResult {
     const TRIES: usize = 4_000;
     let setup = quiet()?;
