@@ -307,10 +307,10 @@ fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
     let (before, began) = (spent()?, Instant::now());
     while began.elapsed() < Duration::from_secs(1) {
         crowd.push(connect_from([127, 0, 0, 2], &daemon.address)?);
-        assert_eq!(
-            session.code_of(u32::try_from(crowd.len())?, &serde_json::json!({"verb": "stat"}))?,
-            "frame 8"
-        );
+        // Answered at once; a file needs a descriptor, too.
+        let code =
+            session.code_of(u32::try_from(crowd.len())?, &serde_json::json!({"verb": "stat"}))?;
+        assert!(["frame 8", "BUSY"].contains(&code.as_str()), "{code}");
         std::thread::yield_now();
     }
     drop(crowd);
@@ -319,5 +319,6 @@ fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
     while daemon.ftc_tls().run(["ls"])?.code != Some(0) {
         assert!(began.elapsed() < PATIENCE, "logins succeed again");
     }
+    assert!(began.elapsed() < PATIENCE, "after {:?}", began.elapsed());
     Ok(())
 }

@@ -12,6 +12,7 @@ use nix::sys::socket::{self, Backlog};
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::door::{Door, Reserve, Visitor, offence};
@@ -169,10 +170,14 @@ pub(super) async fn serve<S: Store>(
                 loop {
                     match listener.accept().await {
                         Ok((stream, from)) => {
-                            let limits = &server.live.borrow().settings.limits;
+                            let live = Arc::clone(&server.live.borrow());
+                            let limits = &live.settings.limits;
                             match gate.door.knock(from.to_string(), from.ip(), limits) {
                                 Ok(visitor) => {
                                     admit(&gate, &server, Accepted::Tcp(stream), visitor);
+                                    // Who has left meanwhile gives the descriptor back before the next
+                                    // one takes one.
+                                    yield_now().await;
                                 }
                                 Err((address, left)) => gate.complain(
                                     &address,
@@ -198,6 +203,7 @@ pub(super) async fn serve<S: Store>(
                         Ok((stream, _)) => {
                             let visitor = gate.door.knock_locally();
                             admit(&gate, &server, Accepted::Unix(stream), visitor);
+                            yield_now().await;
                         }
                         Err(error) => {
                             if reserve.spend(&error) {
