@@ -90,7 +90,7 @@ fn what_a_limit_or_the_protocol_refuses_leaves_a_line() -> TestResult {
     assert_eq!(raw.code_of(2, &json!({"verb": "frobnicate"}))?, "PROTOCOL");
     raw.request(3, &json!({"verb": "put", "path": "f"}))?;
     assert_eq!(raw.code_of(4, &json!({"verb": "get", "path": "f"}))?, "LIMIT");
-    let log = daemon.log();
+    let log = daemon.wait_for_log("in flight")?;
     for row in [
         ["connect refused", "result=\"LIMIT\"", "connections of this user"],
         ["get refused", "result=\"PROTOCOL\"", "path=\"alice/f\""],
