@@ -39,7 +39,7 @@ fn whatever_changes_something_or_is_refused_leaves_one_line() -> TestResult {
         raw.code_of(id, request)?;
     }
     daemon.ftc_tls().input("x").ok(["put", "-", ":by-key"])?;
-    let log = daemon.log();
+    let log = daemon.wait_for_log("alice/by-key")?;
     let digest = sha256(b"content");
     let rows: &[&[&str]] = &[
         &[uid, "verb=\"put\"", "path=\"alice/f\"", "bytes=7", &digest, "result=\"ok\""],

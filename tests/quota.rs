@@ -405,7 +405,7 @@ fn a_change_waits_for_the_count_and_nothing_else_does() -> TestResult {
     assert!(!daemon.log().contains("counted home"), "it was answered before the count was done");
     let codes: Vec<_> =
         waiting.iter_mut().map(|ask| Ok(ask.result()?.0)).collect::<Fallible<_>>()?;
-    assert!(daemon.log().contains("counted home=\"alice\" bytes=999 files=5"), "{}", daemon.log());
+    daemon.wait_for_log("counted home=\"alice\" bytes=999 files=5")?;
     assert_eq!(codes.iter().filter(|code| *code == "ok").count(), 1, "{codes:?}");
     assert_eq!(codes.iter().filter(|code| *code == "QUOTA").count(), 3, "{codes:?}");
     Ok(())

@@ -163,7 +163,7 @@ fn a_recorded_session_is_worth_nothing() -> TestResult {
     let said = recorder.join().map_err(|_| "the recorder panicked")??;
     assert!(said.len() > 500, "{} bytes were recorded", said.len());
     std::fs::remove_file(daemon.stored("f"))?;
-    let before = daemon.log().matches("verb=\"put\"").count();
+    let before = daemon.wait_for_log("verb=\"put\"")?.matches("verb=\"put\"").count();
     let mut again = connect_from(HERE, &daemon.address)?;
     again.set_read_timeout(Some(PATIENCE))?;
     again.write_all(&said)?;
