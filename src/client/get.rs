@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::cli::Copying;
 use super::download::{Landing, fetch, fetch_on};
 use super::exit::{Exit, Failure};
-use super::job::Job;
+use super::job::{Job, Outcome};
 use super::local::{Destination, Partial, Spool, Stdout, creatable, is_directory};
 use super::operand::Server;
 use super::remote::{Named, child, expand, list, stat};
@@ -93,8 +93,6 @@ pub async fn get(
     }
     Ok(())
 }
-
-type Outcome = Result<(), (Item, Failure)>;
 
 /// A file to be fetched.
 struct Wanted {
@@ -183,14 +181,7 @@ impl Get {
             let landing = Landing { repeatable: false, ..self.landing(Arc::new(Stdout), path) };
             fetch(&route, &landing, &self.workers, &meter).await
         };
-        meter.clear();
-        match outcome {
-            Ok(done) => {
-                self.job.report.done(&meter, &done);
-                Ok(())
-            }
-            Err(failure) => Err((item, failure)),
-        }
+        self.job.end(item, &meter, outcome)
     }
 
     async fn file(&self, wanted: Wanted, destination: &Destination) -> Outcome {
@@ -217,14 +208,7 @@ impl Get {
             let landing = self.landing(Arc::clone(&destination.tree), local);
             fetch(&route, &landing, &self.workers, &meter).await
         };
-        meter.clear();
-        match outcome {
-            Ok(done) => {
-                self.job.report.done(&meter, &done);
-                Ok(())
-            }
-            Err(failure) => Err((item, failure)),
-        }
+        self.job.end(item, &meter, outcome)
     }
 
     /// What `-u` and `-n` say beforehand: `true` when nothing is to be fetched.

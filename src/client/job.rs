@@ -13,12 +13,15 @@ use super::connect::{Keys, connect};
 use super::engine::{Line, Throttle};
 use super::exit::{Exit, Failure};
 use super::operand::{Remote, Server};
-use super::report::{Item, Report};
+use super::report::{Done, Item, Meter, Report};
 use super::settings::Settings;
 use crate::types::Escaped;
 
 /// The first pause before a connection is tried again, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// How a file's transfer ended: a failure comes with what it was about.
+pub type Outcome = Result<(), (Item, Failure)>;
 
 /// What all parts of a run share.
 pub struct Job {
@@ -92,6 +95,12 @@ impl Job {
     /// Whether a server is out of reach for the rest of this run.
     pub fn is_gone(&self, server: &Server) -> bool {
         self.gone().why.contains_key(&(server.name(), 0))
+    }
+
+    /// Takes a file's bar away, and tells what is done; a failure is the caller's to tell.
+    pub fn end(&self, item: Item, meter: &Meter, outcome: Result<Done, Failure>) -> Outcome {
+        meter.clear();
+        outcome.map(|done| self.report.done(meter, &done)).map_err(|failure| (item, failure))
     }
 
     /// Counts an outcome, and tells a failure; of those that a lost server causes only the first.

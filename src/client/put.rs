@@ -15,7 +15,7 @@ use super::command::Command;
 use super::engine::wire;
 use super::exit::{Exit, Failure};
 use super::gather::{Place, Work, base_name, is_contents, join, walk_all};
-use super::job::Job;
+use super::job::{Job, Outcome};
 use super::local::batch::{BATCH_FILES, Ready, read};
 use super::local::walk::{Found, Leaf, walk};
 use super::local::{Input, Named, Witness, open_failure};
@@ -381,14 +381,7 @@ impl Put {
         } else {
             resumable(&route, request, input, &meter).await
         };
-        meter.clear();
-        match outcome {
-            Ok(done) => {
-                self.job.report.done(&meter, &done);
-                Ok(())
-            }
-            Err(failure) => Err((item, failure)),
-        }
+        self.job.end(item, &meter, outcome)
     }
 
     async fn file_before(
@@ -465,8 +458,6 @@ impl Put {
         self.job.ask(&self.server, &request).await.map(drop).map_err(|failure| (item, failure))
     }
 }
-
-type Outcome = Result<(), (Item, Failure)>;
 
 fn doing(failure: Failure, item: &Item) -> Failure {
     failure.doing(format!("put {}", Escaped(&item.path)))
