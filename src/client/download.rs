@@ -10,13 +10,13 @@ use super::upload::Route;
 use crate::access::Overwrite;
 use crate::fsroot::{Kept, Owner, Parents};
 use crate::proto::{FileInfo, Request};
-use crate::transfer::{Committed, Incoming, Keep, Sink, TransferError, Workers, receive};
+use crate::transfer::{Committed, Inbox, Incoming, Keep, Sink, TransferError, Workers};
 use crate::types::{ErrorCode, RelPath};
 
 /// Where a file goes on this side.
-pub struct Landing<S> {
+pub struct Landing<S: Sink> {
     /// The place.
-    pub store: Arc<S>,
+    pub inbox: Arc<Inbox<S>>,
     /// The name in it.
     pub target: RelPath,
     /// Keep mode and time of modification.
@@ -79,7 +79,7 @@ pub async fn fetch_on(
     let mut patience = route.job.patience();
     let mut reached = 0;
     loop {
-        let store = Arc::clone(&landing.store);
+        let store = Arc::clone(landing.inbox.store());
         let found = workers.run(move || store.find()).await?;
         let offset = found.as_ref().map_or(0, |(_, kept)| kept.offset);
         if offset > reached {
@@ -89,12 +89,12 @@ pub async fn fetch_on(
         let resumes = found.is_some();
         meter.restart();
         meter.passed(offset);
-        let keeper = Some(&*landing.store);
+        let keeper = Some(&**landing.inbox.store());
         let outcome = attempt(route, landing, keeper, found, workers, meter).await;
         let code = outcome.as_ref().err().and_then(|failure| failure.code);
         // It is another file by now, or the part that was there is not what it was.
         if resumes && matches!(code, Some(ErrorCode::Changed | ErrorCode::BadDigest)) {
-            let store = Arc::clone(&landing.store);
+            let store = Arc::clone(landing.inbox.store());
             if workers.run(move || store.forget()).await? {
                 reached = 0;
                 continue;
@@ -140,7 +140,7 @@ async fn attempt<S: Sink>(
             .map(|owner| Keep { owner, resume: None }),
     };
     let incoming = landing.incoming(&info, keep);
-    match receive(Arc::clone(&landing.store), incoming, parts, workers).await {
+    match landing.inbox.receive(incoming, parts, workers).await {
         Ok(committed) => Ok(committed),
         Err(TransferError::Aborted) => Err(why.take().unwrap_or_else(cut)),
         Err(error) => {

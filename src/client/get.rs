@@ -21,7 +21,7 @@ use super::upload::{Route, remote_seal};
 use crate::access::Overwrite;
 use crate::fsroot::{Kind, Parents};
 use crate::proto::{Entry, EntryType};
-use crate::transfer::{Pool, Sink, Store as _, Workers, digest};
+use crate::transfer::{Inbox, Pool, Sink, Store as _, Workers, digest};
 use crate::types::limits::BUFFER_BYTES;
 use crate::types::{ErrorCode, Escaped, RelPath};
 
@@ -130,7 +130,8 @@ impl Get {
             self.note(self.stdout(path, spool).await);
             return Ok(());
         }
-        let destination = Destination::of(Path::new(local), path.split_last().1.raw_bytes())?;
+        let destination =
+            Destination::of(Path::new(local), path.split_last().1.raw_bytes())?;
         let Some(target) = destination.name.clone() else { return Ok(()) };
         let wanted = Wanted { remote: path, local: target, lane: 0, bytes: None };
         self.note(self.file(wanted, &destination).await);
@@ -158,10 +159,10 @@ impl Get {
         Route { job: Arc::clone(&self.job), server: self.server.clone(), lane, path }
     }
 
-    fn landing<S: Sink>(&self, store: Arc<S>, target: RelPath) -> Landing<S> {
+    fn landing<S: Sink>(&self, inbox: Arc<Inbox<S>>, target: RelPath) -> Landing<S> {
         let overwrite = if self.how.no_clobber { Overwrite::Never } else { Overwrite::Allowed };
         let preserve = self.how.preserve;
-        Landing { store, target, preserve, overwrite, repeatable: true }
+        Landing { inbox, target, preserve, overwrite, repeatable: true }
     }
 
     /// To standard output: while it comes, or with a spool when all of it was verified.
@@ -175,10 +176,11 @@ impl Get {
         let meter = self.job.report.start(item.clone(), None);
         let route = self.route(path.clone(), 0);
         let outcome = if spool {
-            let landing = self.landing(Arc::new(Spool), path);
+            let landing = self.landing(Inbox::new(Arc::new(Spool)), path);
             fetch(&route, &landing, &self.workers, &meter).await
         } else {
-            let landing = Landing { repeatable: false, ..self.landing(Arc::new(Stdout), path) };
+            let landing =
+                Landing { repeatable: false, ..self.landing(Inbox::new(Arc::new(Stdout)), path) };
             fetch(&route, &landing, &self.workers, &meter).await
         };
         self.job.end(item, &meter, outcome)
@@ -202,10 +204,10 @@ impl Get {
         let partial = Partial::new(&destination.tree, &self.server, &route.path);
         let partial = partial.filter(|_| !self.how.no_resume && is_worth_it);
         let outcome = if let Some(partial) = partial {
-            let landing = self.landing(Arc::new(partial), local);
+            let landing = self.landing(Inbox::new(Arc::new(partial)), local);
             fetch_on(&route, &landing, &self.workers, &meter).await
         } else {
-            let landing = self.landing(Arc::clone(&destination.tree), local);
+            let landing = self.landing(Arc::clone(&destination.inbox), local);
             fetch(&route, &landing, &self.workers, &meter).await
         };
         self.job.end(item, &meter, outcome)

@@ -23,7 +23,7 @@ use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
     UPLOADS_MAX, VERSION,
 };
-use crate::transfer::{Buffer, PARTS_MAX, Part, Seal, Store, TransferError};
+use crate::transfer::{Buffer, Inbox, PARTS_MAX, Part, Seal, Store, TransferError};
 use crate::types::limits::{BUFFER_BYTES, CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
@@ -47,6 +47,7 @@ pub(super) struct Session<S: Store> {
     pub(super) address: String,
     /// Its network address, which a Unix socket has not.
     source: Option<IpAddr>,
+    pub(super) inbox: Arc<Inbox<S>>,
     pub(super) answers: mpsc::Sender<(u32, Final)>,
     pub(super) parts: mpsc::Sender<(u32, Part)>,
     state: Mutex<ServerState>,
@@ -124,7 +125,9 @@ pub(super) async fn serve<S: Store>(
     let (parts, mut queued_parts) = mpsc::channel(PARTS_MAX);
     let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
     let idle = Notify::new();
-    let session = Arc::new(Session { server, peer, address, source, answers, parts, state, idle });
+    let inbox = Inbox::new(Arc::clone(&server.store));
+    let session = Session { server, peer, address, source, inbox, answers, parts, state, idle };
+    let session = Arc::new(session);
     if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
         return;
     }
@@ -389,6 +392,10 @@ impl<S: Store> Session<S> {
                 }
                 continue;
             };
+            if target.filling.as_ref().is_some_and(Buffer::is_full) && !target.hand_over().await {
+                upload = None; // There is more than was announced, and nobody waits for it.
+                continue;
+            }
             let mut buffer = if let Some(buffer) = target.filling.take() {
                 buffer
             } else {
@@ -409,9 +416,10 @@ impl<S: Store> Session<S> {
             buffer.advance(read);
             left -= read;
             target.due = target.due.map(|due| due.saturating_sub(read as u64));
-            let is_full = buffer.is_full();
+            // What is whole goes on with its trailer, which is not far behind.
+            let goes_on = buffer.is_full() && target.due != Some(0);
             target.filling = Some(buffer);
-            if is_full || is_slow {
+            if goes_on || is_slow {
                 let waited = Instant::now();
                 if !target.hand_over().await {
                     upload = None; // It failed and has said why.

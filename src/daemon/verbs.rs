@@ -15,7 +15,7 @@ use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
-    Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, receive, send_from,
+    Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, send_from,
 };
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
@@ -87,10 +87,9 @@ pub(super) fn start_put<S: Store>(
         let _busy = session.server.busy.clone();
         let job = Job::new(&session, &user, id, "put");
         let target = incoming.target.clone();
-        let store = Arc::clone(&session.server.store);
         let outcome = async {
             job.counted(&[&target]).await?;
-            let committed = receive(store, incoming, queue, &user.workers).await?;
+            let committed = session.inbox.receive(incoming, queue, &user.workers).await?;
             let seal = committed.seal();
             Ok((Final::Stored(committed), Some(seal)))
         };

@@ -1,22 +1,21 @@
 //! The commit: from bytes that nobody can see to a name that survives a power cut.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, renameat2};
+use nix::fcntl::{AtFlags, PosixFadviseAdvice, RenameFlags, posix_fadvise, renameat2};
 use nix::libc::off_t;
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, futimens};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::unistd::{fsync, ftruncate};
 
-use super::ledger::Delta;
-use super::made::Made;
+use super::ledger::{Change, Delta};
+use super::made::{Flushes, Identity, Made, identity};
 use super::resolve::{component, open_directory};
 use super::retain::check_age;
 use super::staging::Staging;
-use super::tree::StagingPlace;
+use super::tree::{StagingPlace, Tree};
 use super::{FsError, Kind, Stat, attribute};
 use crate::types::{Durability, ErrorCode, FileName, RelPath, Sha256Digest};
 
@@ -59,6 +58,45 @@ pub struct Published {
     pub stat: Stat,
 }
 
+/// The outcome of a file that got none; no path leads there.
+const UNFINISHED: FsError = FsError::internal("commit the file");
+
+/// A file that is whole and is to get a name.
+#[derive(Debug)]
+pub struct Order<S> {
+    /// The file, which nobody can see yet.
+    pub staging: S,
+    /// Its name.
+    pub target: RelPath,
+    /// On which terms it gets it.
+    pub publish: Publish,
+}
+
+/// A file of which all is written, in the kernel's memory.
+struct Finished {
+    order: Order<Staging>,
+    stat: Stat,
+    /// Whether it has no other name than the one in the staging directory.
+    is_alone: bool,
+}
+
+/// A file whose content survives a power cut, and whose name is to follow. Only [`Finished::flush`] makes one.
+struct Flushed(Finished);
+
+/// Files that are to get their names in one directory, by their places in the batch.
+struct Group {
+    files: Vec<(usize, Flushed)>,
+}
+
+/// Files that have their names in a directory, which is to be flushed.
+struct Named {
+    tree: Tree,
+    directory: OwnedFd,
+    identity: Identity,
+    made: Made,
+    files: Vec<(usize, Published)>,
+}
+
 impl Staging {
     /// Makes the file durable under its name: bytes, then name, then directory. A crash leaves the
     /// old file or the new one, whole.
@@ -68,29 +106,54 @@ impl Staging {
     /// # Errors
     /// The old file is as it was, save for `UnknownOutcome`: the name is in place, and whether it
     /// survives a power cut is not known.
-    pub fn commit(mut self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
-        self.finish_content(publish)?;
-        let (mut made, ledger) = (Made::default(), Arc::clone(&self.tree.ledger));
-        let (parent, replaced) = ledger.in_turn(&[target], false, || {
-            let placed = self.place(target, publish, &mut made);
-            if placed.is_err() {
-                made.undo(&self.tree);
-                ledger.enter(&made.change());
-            }
-            placed
-        })?;
-        self.hold = None;
-        self.forget_kept();
-        let flushed = self.tree.flush(&parent).map_err(FsError::at("flush the directory"));
-        flushed.and_then(|()| made.flush(&self.tree)).map_err(FsError::after_the_rename)?;
-        let mut stat =
-            Stat::of(&fstat(&self.file).map_err(FsError::at("look at the stored file"))?);
-        stat.digest = Some(publish.digest);
-        Ok(Published { replaced, stat })
+    pub fn commit(self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
+        let order = Order { staging: self, target: target.clone(), publish: publish.clone() };
+        Self::commit_all(vec![order]).pop().unwrap_or(Err(UNFINISHED))
     }
 
-    /// Everything that belongs to the file itself, and its flush.
-    fn finish_content(&mut self, publish: &Publish) -> Result<(), FsError> {
+    /// The same for several files, each of which succeeds or fails by itself, in their order; what they share
+    /// is done once: the way to a directory, and its flush. All of them are flushed before the first
+    /// gets its name, so that the file system's journal takes them at once.
+    ///
+    /// *Returns* one outcome for each file, in the order of `orders`.
+    pub fn commit_all(orders: Vec<Order<Self>>) -> Vec<Result<Published, FsError>> {
+        let mut outcomes = vec![Err(UNFINISHED); orders.len()];
+        let mut finished = Vec::with_capacity(orders.len());
+        for (place, order) in orders.into_iter().enumerate() {
+            match Finished::new(order) {
+                Ok(file) => finished.push((place, file)),
+                Err(error) => outcomes[place] = Err(error),
+            }
+        }
+        if finished.len() > 1 {
+            finished.iter().for_each(|(_, file)| file.start_flush());
+        }
+        let mut groups: Vec<Group> = Vec::new();
+        for (place, file) in finished {
+            match file.flush() {
+                Ok(file) => Group::add(&mut groups, place, file),
+                Err(error) => outcomes[place] = Err(error),
+            }
+        }
+        // Every name is there before the first directory is flushed: so one flush does for all.
+        let named: Vec<_> =
+            groups.into_iter().filter_map(|group| group.place(&mut outcomes)).collect();
+        let mut flushes = Flushes::default();
+        for Named { tree, directory, identity, made, files } in named {
+            let flushed = flushes
+                .flush(&tree, identity, &directory)
+                .and_then(|()| made.flush_with(&tree, &mut flushes))
+                .map_err(FsError::after_the_rename);
+            for (place, published) in files {
+                outcomes[place] = flushed.map(|()| published);
+            }
+        }
+        outcomes
+    }
+
+    /// Everything that belongs to the file itself, save its flush; gives what it is, and whether it has one
+    /// name.
+    fn finish_content(&mut self, publish: &Publish) -> Result<(Stat, bool), FsError> {
         if self.allocated > self.written {
             let length = off_t::try_from(self.written).unwrap_or(off_t::MAX);
             ftruncate(&self.file, length).map_err(FsError::at("give back unused space"))?;
@@ -100,7 +163,8 @@ impl Staging {
             futimens(&self.file, &TimeSpec::UTIME_OMIT, &mtime)
                 .map_err(FsError::at("set the file's time"))?;
         }
-        let stat = Stat::of(&fstat(&self.file).map_err(FsError::at("look at the staged file"))?);
+        let raw = fstat(&self.file).map_err(FsError::at("look at the staged file"))?;
+        let mut stat = Stat::of(&raw);
         if stat.bytes != publish.bytes || stat.bytes != self.written {
             return Err(FsError::new(
                 ErrorCode::Io,
@@ -120,70 +184,17 @@ impl Staging {
         let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
         fchmod(&self.file, Mode::from_bits_truncate(mode))
             .map_err(FsError::at("set the file's mode"))?;
-        if self.tree.options.durability == Durability::Full {
-            // Once: after a failure the kernel forgets what it could not write, and a second call lies.
-            fsync(&self.file).map_err(FsError::at("flush the staged file"))?;
-        }
-        Ok(())
+        (stat.mode, stat.digest) = (mode, Some(publish.digest));
+        Ok((stat, raw.st_nlink == 1))
     }
 
-    /// Gives the file its name; gives the directory, and whether a file made room.
-    fn place(
-        &mut self,
-        target: &RelPath,
-        publish: &Publish,
-        made: &mut Made,
-    ) -> Result<(OwnedFd, bool), FsError> {
-        let (parent_path, name) = target.split_last();
-        let parent = match publish.parents {
-            Parents::MustExist => self
-                .tree
-                .open_parent(parent_path.as_ref(), made)
-                .map_err(FsError::at("open the directory"))?,
-            making => self.tree.make_parents(parent_path.as_ref(), making, made)?,
-        };
-        let replaced =
-            if publish.replace { existing_file(&parent, &name, publish.retain)? } else { None };
-        self.check_parent(&parent, parent_path.as_ref())?;
-        let mut change = made.change();
-        let gone = replaced.map_or_else(Delta::default, Delta::file);
-        change.push((target.clone(), Delta::file(self.written) - gone));
-        let ledger = &self.tree.ledger;
-        ledger.admit(&change, self.hold.as_ref())?;
-        self.rename(&parent, &name, publish.replace)?;
-        self.is_published = true;
-        ledger.settle(&change, self.hold.as_ref());
-        Ok((parent, replaced.is_some()))
-    }
-
-    /// The directory that is held must still be the one that the path names: a directory that was
-    /// moved away meanwhile is not where the user wanted the file.
-    fn check_parent(&self, parent: &OwnedFd, path: Option<&RelPath>) -> Result<(), FsError> {
-        let fail = FsError::at("look at the directory again");
-        let again = match open_directory(&self.tree.top, path) {
-            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV) => None,
-            opened => Some(opened.map_err(&fail)?),
-        };
-        let held = fstat(parent).map_err(&fail)?;
-        let same = match again {
-            None => false,
-            Some(again) => {
-                let again = fstat(&again).map_err(&fail)?;
-                (again.st_dev, again.st_ino) == (held.st_dev, held.st_ino)
-            }
-        };
-        if same {
-            Ok(())
-        } else {
-            Err(FsError::new(
-                ErrorCode::Changed,
-                "publish the file: its directory was moved meanwhile",
-                None,
-            ))
-        }
-    }
-
-    fn rename(&self, parent: &OwnedFd, name: &FileName<'_>, replace: bool) -> Result<(), FsError> {
+    fn rename(
+        &self,
+        parent: &OwnedFd,
+        name: &FileName<'_>,
+        replace: bool,
+        is_alone: bool,
+    ) -> Result<(), FsError> {
         let fail = FsError::at("publish the staged file");
         let flags = if replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         let stage = &self.tree.stage;
@@ -197,6 +208,9 @@ impl Staging {
                 error => fail(error),
             },
         )?;
+        if is_alone {
+            return Ok(());
+        }
         // Two names of one inode: the kernel does nothing and says it did.
         match fstatat(stage, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => Ok(()),
@@ -205,6 +219,157 @@ impl Staging {
                 "publish the staged file: it is still staged",
                 None,
             )),
+        }
+    }
+}
+
+impl Finished {
+    fn new(mut order: Order<Staging>) -> Result<Self, FsError> {
+        let (stat, is_alone) = order.staging.finish_content(&order.publish)?;
+        Ok(Self { order, stat, is_alone })
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.order.staging.tree.options.durability == Durability::Full
+    }
+
+    /// Gets the content on its way to the disk without waiting for it, so that the first of many flushes
+    /// takes them all along. What comes of it is told by [`Finished::flush`].
+    ///
+    /// *Source*: posix_fadvise(2): it "attempts to write dirty pages", and begins with that.
+    fn start_flush(&self) {
+        let bytes = off_t::try_from(self.stat.bytes).unwrap_or(off_t::MAX);
+        if self.is_flushed() && bytes > 0 {
+            // Not to the last byte: whole pages the kernel would try to drop from its memory, too.
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            let _ = posix_fadvise(&self.order.staging.file, 0, (bytes - 1).max(1), advice);
+        }
+    }
+
+    fn flush(self) -> Result<Flushed, FsError> {
+        if self.is_flushed() {
+            // Once: after a failure the kernel forgets what it could not write, and a second call lies.
+            fsync(&self.order.staging.file).map_err(FsError::at("flush the staged file"))?;
+        }
+        Ok(Flushed(self))
+    }
+}
+
+impl Group {
+    fn add(groups: &mut Vec<Self>, place: usize, file: Flushed) {
+        let key =
+            |file: &Flushed| (file.0.order.target.split_last().0, file.0.order.publish.parents);
+        let wanted = key(&file);
+        match groups.iter_mut().find(|group| key(&group.files[0].1) == wanted) {
+            Some(group) => group.files.push((place, file)),
+            None => groups.push(Self { files: vec![(place, file)] }),
+        }
+    }
+
+    /// Gives the files their names; what fails is written into `outcomes`.
+    fn place(self, outcomes: &mut [Result<Published, FsError>]) -> Option<Named> {
+        let first = &self.files.first()?.1.0.order;
+        let (tree, target) = (first.staging.tree.clone(), first.target.clone());
+        let parents = first.publish.parents;
+        // The homes above one of them are above them all.
+        let (mut placed, named) = tree.ledger.in_turn(&[&target], false, || {
+            let (mut made, mut placed, mut files) = (Made::default(), Vec::new(), Vec::new());
+            let parent = target.split_last().0;
+            let opened = tree.open_target(parent.as_ref(), parents, &mut made);
+            let mut change = made.change();
+            for (place, mut file) in self.files {
+                let outcome = opened
+                    .as_ref()
+                    .map_err(|error| *error)
+                    .and_then(|(directory, _)| file.place(directory, &mut change));
+                match outcome {
+                    Ok(published) => {
+                        files.push((place, published));
+                        placed.push(file.0.order.staging);
+                    }
+                    Err(error) => outcomes[place] = Err(error),
+                }
+            }
+            if files.is_empty() {
+                made.undo(&tree);
+                tree.ledger.enter(&made.change());
+            }
+            let opened = opened.ok().filter(|_| !files.is_empty());
+            (placed, opened.map(|(directory, identity)| (directory, identity, made, files)))
+        });
+        placed.iter_mut().for_each(Staging::let_go);
+        let (directory, identity, made, files) = named?;
+        Some(Named { tree, directory, identity, made, files })
+    }
+}
+
+impl Flushed {
+    /// Gives the file its name. `change` is what was made on the way and not entered yet.
+    fn place(&mut self, parent: &OwnedFd, change: &mut Change) -> Result<Published, FsError> {
+        let Finished { order: Order { staging, target, publish }, stat, is_alone } = &mut self.0;
+        let name = target.split_last().1;
+        let replaced =
+            if publish.replace { existing_file(parent, &name, publish.retain)? } else { None };
+        let gone = replaced.map_or_else(Delta::default, Delta::file);
+        let mut whole = change.clone();
+        whole.push((target.clone(), Delta::file(staging.written) - gone));
+        let ledger = &staging.tree.ledger;
+        ledger.admit(&whole, staging.hold.as_ref())?;
+        staging.rename(parent, &name, publish.replace, *is_alone)?;
+        staging.is_published = true;
+        ledger.settle(&whole, staging.hold.as_ref());
+        change.clear();
+        Ok(Published { replaced: replaced.is_some(), stat: stat.clone() })
+    }
+}
+
+impl Staging {
+    /// The file is no longer ours.
+    fn let_go(&mut self) {
+        self.hold = None;
+        self.forget_kept();
+    }
+}
+
+impl Tree {
+    /// Opens the directory in which files are to get their names, and tells which it is.
+    fn open_target(
+        &self,
+        path: Option<&RelPath>,
+        parents: Parents,
+        made: &mut Made,
+    ) -> Result<(OwnedFd, Identity), FsError> {
+        let parent = match parents {
+            Parents::MustExist => {
+                self.open_parent(path, made).map_err(FsError::at("open the directory"))?
+            }
+            making => self.make_parents(path, making, made)?,
+        };
+        let identity = self.check_parent(&parent, path)?;
+        Ok((parent, identity))
+    }
+
+    /// The directory that is held must still be the one that the path names: a directory that was
+    /// moved away meanwhile is not where the user wanted the file.
+    fn check_parent(&self, parent: &OwnedFd, path: Option<&RelPath>) -> Result<Identity, FsError> {
+        let fail = FsError::at("look at the directory again");
+        let again = match open_directory(&self.top, path) {
+            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV) => None,
+            opened => Some(opened.map_err(&fail)?),
+        };
+        let held = identity(&fstat(parent).map_err(&fail)?);
+        let same = match again {
+            None => false,
+            Some(again) => identity(&fstat(&again).map_err(&fail)?) == held,
+        };
+        if same {
+            Ok(held)
+        } else {
+            Err(FsError::new(
+                ErrorCode::Changed,
+                "publish the file: its directory was moved meanwhile",
+                None,
+            ))
         }
     }
 }

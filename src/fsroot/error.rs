@@ -46,6 +46,12 @@ impl FsError {
         Self { code, doing, cause, kept_until: None, amounts: None }
     }
 
+    /// A fault of our own.
+    pub(super) const fn internal(doing: &'static str) -> Self {
+        let code = ErrorCode::Internal;
+        Self { code, doing, cause: None, kept_until: None, amounts: None }
+    }
+
     /// A refusal because what is there was stored not long enough ago.
     pub(super) fn kept(doing: &'static str, until: u64) -> Self {
         Self { kept_until: Some(until), ..Self::new(ErrorCode::Denied, doing, None) }

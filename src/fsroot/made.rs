@@ -19,16 +19,23 @@ use super::resolve::{DIRECTORY, component, open_below, open_directory};
 use super::tree::Tree;
 use crate::types::{Durability, FileName, RelPath};
 
+/// Which directory something is, whatever it is called: device and inode.
+pub(super) type Identity = (u64, u64);
+
+pub(super) fn identity(directory: &FileStat) -> Identity {
+    (directory.st_dev, directory.st_ino)
+}
+
 /// A name in a directory, whatever that directory is called.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Place {
-    directory: (u64, u64),
+    directory: Identity,
     name: Vec<u8>,
 }
 
 impl Place {
     pub(super) fn new(directory: &FileStat, name: &FileName<'_>) -> Self {
-        Self { directory: (directory.st_dev, directory.st_ino), name: name.raw_bytes().to_vec() }
+        Self { directory: identity(directory), name: name.raw_bytes().to_vec() }
     }
 }
 
@@ -66,6 +73,23 @@ impl Unflushed {
     }
 }
 
+/// The directories that were flushed for names that were all made before: each is flushed once, and what
+/// came of it holds for all of them.
+#[derive(Default)]
+pub(super) struct Flushes(HashMap<Identity, Result<(), FsError>>);
+
+impl Flushes {
+    pub(super) fn flush(
+        &mut self,
+        tree: &Tree,
+        directory: Identity,
+        descriptor: &OwnedFd,
+    ) -> Result<(), FsError> {
+        let flush = || tree.flush(descriptor).map_err(FsError::at("flush the directory"));
+        *self.0.entry(directory).or_insert_with(flush)
+    }
+}
+
 /// One directory on the way to a name that is not durable there yet.
 struct Step {
     parent: OwnedFd,
@@ -88,8 +112,13 @@ impl Made {
 
     /// Makes the names durable, innermost first.
     pub(super) fn flush(&self, tree: &Tree) -> Result<(), FsError> {
+        self.flush_with(tree, &mut Flushes::default())
+    }
+
+    /// The same, beside others.
+    pub(super) fn flush_with(&self, tree: &Tree, flushes: &mut Flushes) -> Result<(), FsError> {
         for step in self.steps.iter().rev() {
-            tree.flush(&step.parent).map_err(FsError::at("flush the directory"))?;
+            flushes.flush(tree, step.place.directory, &step.parent)?;
         }
         // A name whose flush failed stays written down: nobody knows, so that everybody asks again.
         for step in self.steps.iter().filter(|step| step.own.is_some()) {

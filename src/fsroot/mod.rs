@@ -30,7 +30,7 @@ mod uploads;
 
 pub use change::Moving;
 pub use checkpoint::{Kept, Resumed, Stale};
-pub use commit::{Parents, Publish, Published};
+pub use commit::{Order, Parents, Publish, Published};
 pub use error::FsError;
 pub use ledger::Usage;
 pub use listing::{Entry, Listing};

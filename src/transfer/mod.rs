@@ -6,6 +6,7 @@
 
 mod digest;
 mod error;
+mod inbox;
 mod pool;
 mod receive;
 mod send;
@@ -16,8 +17,9 @@ mod tests;
 
 pub use digest::digest;
 pub use error::TransferError;
+pub use inbox::Inbox;
 pub use pool::{Buffer, Pool, Share};
-pub use receive::{Incoming, Keep, check, receive};
+pub use receive::{Incoming, Keep, check};
 pub use send::{Outbox, list, send, send_from};
 pub use staged::{Committed, Seal, Staged, Terms, Verified, digest_at};
 pub use store::{Sink, Source, Staging, Store};
@@ -75,7 +77,7 @@ impl Workers {
     /// Waits for a thread and runs `job` on it.
     ///
     /// # Errors
-    /// `Internal` when the job panicked: that ends one request and nothing else.
+    /// `Internal` when the job panicked: that ends its own requests and nothing else.
     pub async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,

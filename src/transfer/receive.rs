@@ -1,5 +1,6 @@
 //! A file on its way in: from a channel of parts to a committed name.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::staged::Terms;
-use super::{Committed, LINGER, Part, Seal, Sink, Staged, Store, TransferError, Workers};
+use super::{Committed, LINGER, Part, Sink, Staged, Store, TransferError, Workers};
 use crate::access::Overwrite;
 use crate::fsroot::{FsError, Kind, Owner, Parents, UploadId};
-use crate::types::limits::BUFFER_BYTES;
 use crate::types::{ErrorCode, RelPath};
 
 /// What is known about a file before its content.
@@ -51,6 +51,8 @@ struct Progress<S: Sink> {
     store: Arc<S>,
     incoming: Incoming,
     staged: Option<Staged<S::Staging>>,
+    /// Parts that have come and are not taken yet.
+    first: VecDeque<Part>,
     parts: mpsc::Receiver<Part>,
 }
 
@@ -59,50 +61,47 @@ enum Visit<S: Sink> {
     Done(Result<Committed, TransferError>),
 }
 
-/// Takes parts until [`Part::End`], verifies and commits.
-///
-/// What is refused for its size or its name is refused before any content is waited for, unless it
-/// is so small that all of it is under way. A channel that closes before its end is a cut; what is given
-/// up on purpose ends with [`Part::Failed`].
-///
-/// # Errors
-/// Nothing is stored, and nothing staged is left, save what is kept after a cut; see [`TransferError`].
-pub async fn receive<S: Sink>(
+/// Takes parts until [`Part::End`], those of `first` before those of the channel, and commits.
+pub(super) async fn receive_on<S: Sink>(
     store: Arc<S>,
     incoming: Incoming,
+    first: VecDeque<Part>,
     parts: mpsc::Receiver<Part>,
     workers: &Workers,
 ) -> Result<Committed, TransferError> {
     if incoming.announced.is_some_and(|bytes| bytes > incoming.bytes_max) {
         return Err(TransferError::TooLarge { limit: incoming.bytes_max });
     }
-    let is_small = incoming.announced.is_some_and(|bytes| bytes <= BUFFER_BYTES as u64);
-    let mut progress = Box::new(Progress { store, incoming, staged: None, parts });
-    let mut first = if is_small { progress.parts.recv().await.map(Some) } else { Some(None) };
+    let mut progress = Box::new(Progress { store, incoming, staged: None, first, parts });
     loop {
-        let Some(part) = first else {
-            // Flushing or unlinking is file work too.
-            let mut progress = progress;
-            workers.run(move || progress.cut()).await?;
-            return Err(TransferError::Aborted);
-        };
         let runtime = Handle::current();
-        match workers.run(move || progress.visit(part, &runtime)).await? {
+        match workers.run(move || progress.visit(&runtime)).await? {
             Visit::Done(outcome) => return outcome,
             Visit::Parked(parked) => progress = parked,
         }
-        first = progress.parts.recv().await.map(Some);
+        let Some(part) = progress.parts.recv().await else {
+            // Flushing or unlinking is file work too.
+            workers.run(move || progress.cut()).await?;
+            return Err(TransferError::Aborted);
+        };
+        progress.first.push_back(part);
     }
 }
 
 impl<S: Sink> Progress<S> {
     /// Works on a file thread for as long as parts keep coming.
-    fn visit(mut self: Box<Self>, mut part: Option<Part>, runtime: &Handle) -> Visit<S> {
+    fn visit(mut self: Box<Self>, runtime: &Handle) -> Visit<S> {
+        // What is refused for its name or its size is refused before any content is waited for.
+        let mut part = self.first.pop_front();
         loop {
             match self.take(part) {
                 Ok(None) => {}
                 Ok(Some(committed)) => return Visit::Done(Ok(committed)),
                 Err(error) => return Visit::Done(Err(error)),
+            }
+            part = self.first.pop_front();
+            if part.is_some() {
+                continue;
             }
             part = match self.parts.try_recv() {
                 Ok(part) => Some(part),
@@ -127,12 +126,18 @@ impl<S: Sink> Progress<S> {
     fn take(&mut self, part: Option<Part>) -> Result<Option<Committed>, TransferError> {
         let mut staged = match self.staged.take() {
             Some(staged) => staged,
-            None => self.open()?,
+            None => {
+                look(&*self.store, &self.incoming)?;
+                open(&*self.store, &self.incoming)?
+            }
         };
         match part {
             None => {}
             Some(Part::Data(buffer)) => staged.write(buffer.content())?,
-            Some(Part::End(seal)) => return self.finish(staged, seal).map(Some),
+            Some(Part::End(seal)) => {
+                let verified = staged.verify(seal)?;
+                return verified.commit(&self.incoming.target, &terms(&self.incoming)).map(Some);
+            }
             Some(Part::Failed(error)) => return Err(error),
             Some(Part::Begin(..) | Part::Entries(_) | Part::Listed(_)) => {
                 return Err(TransferError::Aborted);
@@ -142,50 +147,50 @@ impl<S: Sink> Progress<S> {
         Ok(None)
     }
 
-    /// Refuses what can be refused by looking, then starts the staging file. The commit decides
-    /// again, atomically.
-    fn open(&self) -> Result<Staged<S::Staging>, TransferError> {
-        look(&*self.store, &self.incoming)?;
-        let Incoming { announced, bytes_max, ref keep, .. } = self.incoming;
-        let resume = keep.as_ref().and_then(|keep| keep.resume.map(|at| (&keep.owner, at)));
-        let mut staged = match (resume, keep) {
-            (Some((owner, (id, offset))), _) => {
-                let (staging, state) = self.store.resume(owner, id, offset)?;
-                Staged::resumed(staging, &state, offset, bytes_max)?
-            }
-            (None, Some(keep)) => {
-                Staged::new(self.store.stage_for(&keep.owner, announced)?, bytes_max)
-            }
-            (None, None) => Staged::new(self.store.stage(&self.incoming.target)?, bytes_max),
-        };
-        if let Some(Err(error)) = announced.map(|bytes| staged.reserve(bytes)) {
-            staged.leave(); // There may be room another day.
-            return Err(error);
-        }
-        Ok(staged)
-    }
-
     /// The transfer was cut: what has arrived is kept where that was wanted.
     fn cut(&mut self) {
         if let Some(staged) = self.staged.take() {
             staged.keep();
         }
     }
+}
 
-    fn finish(&self, staged: Staged<S::Staging>, seal: Seal) -> Result<Committed, TransferError> {
-        let terms = Terms {
-            replace: self.incoming.overwrite != Overwrite::Never,
-            retain: self.incoming.retain,
-            parents: self.incoming.parents,
-            mode: self.incoming.mode,
-            mtime_ns: self.incoming.mtime_ns,
-        };
-        staged.verify(seal)?.commit(&self.incoming.target, &terms)
+/// Starts the staging file, with room for what was announced.
+pub(super) fn open<S: Sink>(
+    store: &S,
+    incoming: &Incoming,
+) -> Result<Staged<S::Staging>, TransferError> {
+    let Incoming { announced, bytes_max, ref keep, .. } = *incoming;
+    let resume = keep.as_ref().and_then(|keep| keep.resume.map(|at| (&keep.owner, at)));
+    let mut staged = match (resume, keep) {
+        (Some((owner, (id, offset))), _) => {
+            let (staging, state) = store.resume(owner, id, offset)?;
+            Staged::resumed(staging, &state, offset, bytes_max)?
+        }
+        (None, Some(keep)) => Staged::new(store.stage_for(&keep.owner, announced)?, bytes_max),
+        (None, None) => Staged::new(store.stage(&incoming.target)?, bytes_max),
+    };
+    if let Some(Err(error)) = announced.map(|bytes| staged.reserve(bytes)) {
+        staged.leave(); // There may be room another day.
+        return Err(error);
+    }
+    Ok(staged)
+}
+
+/// What the commit may do.
+pub(super) fn terms(incoming: &Incoming) -> Terms {
+    Terms {
+        replace: incoming.overwrite != Overwrite::Never,
+        retain: incoming.retain,
+        parents: incoming.parents,
+        mode: incoming.mode,
+        mtime_ns: incoming.mtime_ns,
     }
 }
 
-/// Looks at the name that a file is to have; gives whether a file has it that would be replaced.
-fn look<S: Sink>(store: &S, incoming: &Incoming) -> Result<bool, TransferError> {
+/// Refuses what can be refused by looking, for which the commit decides again, atomically. Gives whether a
+/// file has the name that would be replaced.
+pub(super) fn look<S: Sink>(store: &S, incoming: &Incoming) -> Result<bool, TransferError> {
     match (store.stat(Some(&incoming.target)), incoming.overwrite) {
         (Ok(_), Overwrite::Never) => {
             let doing = "store the file: the name is taken";
@@ -207,11 +212,11 @@ fn look<S: Sink>(store: &S, incoming: &Incoming) -> Result<bool, TransferError> 
     }
 }
 
-/// Says what [`receive`] would say before any content, and changes nothing; gives whether a file would
+/// Says what [`Inbox::receive`](super::Inbox::receive) would say before any content, and changes nothing; gives whether a file would
 /// be replaced.
 ///
 /// # Errors
-/// As [`receive`].
+/// As that.
 pub fn check<S: Store>(store: &S, incoming: &Incoming) -> Result<bool, TransferError> {
     let Incoming { target, announced, bytes_max, parents, .. } = incoming;
     if announced.is_some_and(|bytes| bytes > *bytes_max) {

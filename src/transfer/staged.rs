@@ -1,7 +1,7 @@
 //! The order that the promise rests on, kept by the compiler.
 //!
 //! [`Staged`] takes bytes, [`Staged::verify`] is the only source of [`Verified`], and
-//! [`Verified::commit`] the only source of [`Committed`], without which no answer says "stored".
+//! [`Verified::commit_all`] the only source of [`Committed`], without which no answer says "stored".
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
 use sha2::{Digest, Sha256};
 
 use super::{Staging, TransferError};
-use crate::fsroot::{FsError, Publish};
+use crate::fsroot::{FsError, Order, Publish, Published};
 use crate::types::{ErrorCode, RelPath, Sha256Digest};
 
 /// What ends a transfer: length and digest of its content.
@@ -37,7 +37,7 @@ pub struct Verified<S> {
     seal: Seal,
 }
 
-/// A file that is whole, verified, in place and durable. Only [`Verified::commit`] makes one.
+/// A file that is whole, verified, in place and durable. Only [`Verified::commit_all`] makes one.
 #[derive(Debug)]
 pub struct Committed {
     seal: Seal,
@@ -119,21 +119,32 @@ impl<S: Staging> Verified<S> {
     /// # Errors
     /// The store's; `UnknownOutcome` when the name is in place and its directory could not be flushed.
     pub fn commit(self, target: &RelPath, terms: &Terms) -> Result<Committed, TransferError> {
-        let publish = Publish {
-            replace: terms.replace,
-            retain: terms.retain,
-            parents: terms.parents,
-            mode: terms.mode,
-            mtime_ns: terms.mtime_ns,
-            digest: self.seal.digest,
-            bytes: self.seal.bytes,
-        };
-        let published = self.staging.commit(target, &publish)?;
-        Ok(Committed {
-            seal: self.seal,
-            mtime_ns: published.stat.mtime_ns,
-            replaced: published.replaced,
-        })
+        let mut outcomes = Self::commit_all(vec![(self, target.clone(), terms.clone())]);
+        outcomes.pop().unwrap_or(Err(TransferError::Panicked))
+    }
+
+    /// The same for several files, each by itself; gives their outcomes in the same order.
+    pub fn commit_all(files: Vec<(Self, RelPath, Terms)>) -> Vec<Result<Committed, TransferError>> {
+        let (mut seals, mut orders) = (Vec::new(), Vec::new());
+        for (Self { staging, seal }, target, terms) in files {
+            let publish = Publish {
+                replace: terms.replace,
+                retain: terms.retain,
+                parents: terms.parents,
+                mode: terms.mode,
+                mtime_ns: terms.mtime_ns,
+                digest: seal.digest,
+                bytes: seal.bytes,
+            };
+            seals.push(seal);
+            orders.push(Order { staging, target, publish });
+        }
+        let outcomes = seals.into_iter().zip(S::commit_all(orders));
+        let told = outcomes.map(|(seal, published)| {
+            let Published { replaced, stat } = published?;
+            Ok(Committed { seal, mtime_ns: stat.mtime_ns, replaced })
+        });
+        told.collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::fsroot::{
-    Entry, FsError, Kept, Listing, Moving, OpenFile, Owner, Parents, Publish, Published,
+    Entry, FsError, Kept, Listing, Moving, OpenFile, Order, Owner, Parents, Publish, Published,
     Staging as StagingFile, Stat, Tree, UploadId, Usage,
 };
 use crate::types::{ErrorCode, Quota, RelPath, Reserve};
@@ -95,6 +95,14 @@ pub trait Staging: Send + 'static {
     }
     /// Makes the file durable under its name: whole, or not at all.
     fn commit(self, target: &RelPath, publish: &Publish) -> Result<Published, FsError>;
+    /// The same for several files, each by itself; gives their outcomes in the same order.
+    fn commit_all(orders: Vec<Order<Self>>) -> Vec<Result<Published, FsError>>
+    where
+        Self: Sized,
+    {
+        let commit = |order: Order<Self>| order.staging.commit(&order.target, &order.publish);
+        orders.into_iter().map(commit).collect()
+    }
 }
 
 /// A file that is being sent.
@@ -216,6 +224,10 @@ impl Staging for StagingFile {
 
     fn commit(self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
         StagingFile::commit(self, target, publish)
+    }
+
+    fn commit_all(orders: Vec<Order<Self>>) -> Vec<Result<Published, FsError>> {
+        StagingFile::commit_all(orders)
     }
 }
 

@@ -218,6 +218,14 @@ fn seal_of(content: &[u8]) -> Seal {
     Seal { bytes: content.len() as u64, digest: Sha256Digest(sha2::Sha256::digest(content).into()) }
 }
 
+async fn receive(
+    store: &Arc<Memory>,
+    incoming: Incoming,
+    parts: mpsc::Receiver<Part>,
+) -> Result<Committed, TransferError> {
+    Inbox::new(Arc::clone(store)).receive(incoming, parts, &Workers::new(1)).await
+}
+
 /// Sends `content` in pieces, then `end` (nothing, to be cut off), and gives what came of it.
 async fn put(
     store: &Arc<Memory>,
@@ -229,7 +237,7 @@ async fn put(
     let (share, workers) = (Pool::new(0).share(), Workers::new(2));
     let receiving = {
         let store = Arc::clone(store);
-        tokio::spawn(async move { receive(store, incoming, queue, &workers).await })
+        tokio::spawn(async move { Inbox::new(store).receive(incoming, queue, &workers).await })
     };
     for piece in content.chunks(300_000) {
         let mut buffer = share.acquire(piece.len() as u64).await;
@@ -287,12 +295,11 @@ async fn a_put_is_committed_or_leaves_nothing() -> TestResult {
 async fn what_cannot_fit_is_refused_before_its_content() -> TestResult {
     let (_parts, queue) = mpsc::channel(1);
     let store = Arc::new(Memory::default());
-    let refused =
-        receive(Arc::clone(&store), incoming("f", Some(u64::MAX))?, queue, &Workers::new(1)).await;
+    let refused = receive(&store, incoming("f", Some(u64::MAX))?, queue).await;
     assert_eq!(refused.err().map(|error| error.code()), Some(ErrorCode::TooLarge));
     let (_parts, queue) = mpsc::channel(1);
     let full = Arc::new(Memory { fails: Some(Step::Reserve), ..Memory::default() });
-    let refused = receive(full, incoming("f", Some(2 << 20))?, queue, &Workers::new(1)).await;
+    let refused = receive(&full, incoming("f", Some(2 << 20))?, queue).await;
     assert_eq!(refused.err().map(|error| error.code()), Some(ErrorCode::NoSpace));
     for (overwrite, exists, code) in
         [(Overwrite::Never, true, ErrorCode::Exists), (Overwrite::Only, false, ErrorCode::Denied)]
@@ -303,7 +310,7 @@ async fn what_cannot_fit_is_refused_before_its_content() -> TestResult {
         }
         let (_parts, queue) = mpsc::channel(1);
         let incoming = Incoming { overwrite, ..incoming("f", None)? };
-        let refused = receive(store, incoming, queue, &Workers::new(1)).await;
+        let refused = receive(&store, incoming, queue).await;
         assert_eq!(refused.err().map(|error| error.code()), Some(code));
     }
     Ok(())
@@ -329,7 +336,7 @@ async fn stalled_transfers_hold_no_thread() -> TestResult {
         let (parts, queue) = mpsc::channel(1);
         let (store, incoming, workers) =
             (Arc::clone(&store), incoming(&format!("s{number}"), None)?, workers.clone());
-        tokio::spawn(async move { receive(store, incoming, queue, &workers).await });
+        tokio::spawn(async move { Inbox::new(store).receive(incoming, queue, &workers).await });
         stalled.push(parts);
     }
     let free = tokio::time::timeout(Duration::from_secs(20), workers.run(|| ())).await;

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Failure, said};
 use crate::fsroot::{Options, StagingPlace, Tree};
+use crate::transfer::Inbox;
 use crate::types::{Durability, Escaped, RelPath};
 
 /// Bytes that a pipe holds: less than this in one read means that it is empty.
@@ -183,6 +184,8 @@ impl Input {
 pub struct Destination {
     /// The directory, confined like the daemon's tree: nothing a server says leads out of it.
     pub tree: Arc<Tree>,
+    /// Where its files come in.
+    pub inbox: Arc<Inbox<Tree>>,
     /// How the user spells it.
     directory: PathBuf,
     /// The name in it; `None` is the directory itself.
@@ -215,7 +218,8 @@ impl Destination {
             Options { staging: StagingPlace::Beside, umask, durability: Durability::Full };
         let tree =
             Tree::open(&real, options).map_err(|error| fail(Exit::Other, error.to_string()))?;
-        Ok(Self { tree: Arc::new(tree), directory, name })
+        let tree = Arc::new(tree);
+        Ok(Self { inbox: Inbox::new(Arc::clone(&tree)), tree, directory, name })
     }
 
     /// What `operand` means for something that is called `name` on the server: a directory for it if it
