@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 /// Put files on an ftd server and get them back. When it says "stored", the file is whole, its
 /// SHA-256 was checked, and it is on the server's disk under its name.
@@ -142,6 +143,25 @@ pub struct Copying {
     pub receipt: Option<PathBuf>,
 }
 
+/// When a file that was fetched counts as stored here.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// It is on disk, under its name
+    Full,
+    /// It is whole, verified and under its name; a power cut may take it
+    None,
+}
+
+impl From<Durability> for crate::types::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Full => Self::Full,
+            Durability::None => Self::None,
+        }
+    }
+}
+
 /// The verbs of `ftc`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -168,6 +188,11 @@ pub enum Verb {
         /// With - as target: verify the whole file before the first byte is written
         #[arg(long, env = "FTC_SPOOL", value_parser = FalseyValueParser::new())]
         spool: bool,
+
+        /// What holds when a file is here: with full, the default, that it survives a power cut; with
+        /// none its content is verified all the same, and the disk takes its time
+        #[arg(long, env = "FTC_DURABILITY", value_name = "WORD")]
+        durability: Option<Durability>,
 
         /// What to fetch, and last where to: a name, a directory, or - for standard output
         #[arg(required = true, value_name = "REMOTE… [LOCAL]")]

@@ -23,7 +23,7 @@ use crate::fsroot::{Kind, Parents};
 use crate::proto::{Entry, EntryType};
 use crate::transfer::{Inbox, Pool, Sink, Store as _, Workers, digest};
 use crate::types::limits::BUFFER_BYTES;
-use crate::types::{ErrorCode, Escaped, RelPath};
+use crate::types::{Durability, ErrorCode, Escaped, RelPath};
 
 /// File threads: as many commits as a disk's journal joins.
 const WORKERS: usize = 16;
@@ -43,6 +43,7 @@ struct Get {
     job: Arc<Job>,
     server: Server,
     how: Copying,
+    durability: Durability,
     workers: Workers,
 }
 
@@ -55,6 +56,7 @@ pub async fn get(
     operands: Vec<OsString>,
     how: Copying,
     spool: bool,
+    durability: Durability,
 ) -> Result<(), Failure> {
     let mut remotes = operands;
     let local = if remotes.len() > 1 { remotes.pop() } else { None }.unwrap_or_else(|| ".".into());
@@ -84,8 +86,8 @@ pub async fn get(
     }
     let workers = Workers::new(WORKERS);
     for (server, named) in sources {
-        let get = Get { job: Arc::clone(job), server, how: how.clone(), workers: workers.clone() };
-        let get = Arc::new(get);
+        let (how, workers) = (how.clone(), workers.clone());
+        let get = Arc::new(Get { job: Arc::clone(job), server, how, durability, workers });
         let outcome = get.operand(named, &local, spool).await;
         if let Err(failure) = outcome {
             job.note(None, Err(failure));
@@ -131,7 +133,7 @@ impl Get {
             return Ok(());
         }
         let destination =
-            Destination::of(Path::new(local), path.split_last().1.raw_bytes())?;
+            Destination::of(Path::new(local), path.split_last().1.raw_bytes(), self.durability)?;
         let Some(target) = destination.name.clone() else { return Ok(()) };
         let wanted = Wanted { remote: path, local: target, lane: 0, bytes: None };
         self.note(self.file(wanted, &destination).await);
@@ -272,14 +274,14 @@ impl Get {
         let is_there = is_directory(local);
         let slash = local.as_os_str().as_bytes().ends_with(b"/");
         let destination = if is_there {
-            Destination::new(local, name.as_deref())?
+            Destination::new(local, name.as_deref(), self.durability)?
         } else {
             let own = local.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
             let own = match name {
                 Some(name) if slash => [own.as_slice(), b"/", &name].concat(),
                 _ => own,
             };
-            Destination::new(local.parent().unwrap_or(Path::new("")), Some(&own))?
+            Destination::new(local.parent().unwrap_or(Path::new("")), Some(&own), self.durability)?
         };
         self.pump(named.path.clone(), &destination).await;
         Ok(())

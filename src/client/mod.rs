@@ -191,7 +191,11 @@ impl Verb {
 async fn carry_out(job: &Arc<Job>, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Put { how, from_cmd, operands } => put::put(job, operands, how, from_cmd).await?,
-        Verb::Get { how, spool, operands } => get::get(job, operands, how, spool).await?,
+        Verb::Get { how, spool, durability, operands } => {
+            let durability = durability.or(job.settings.durability);
+            let durability = durability.map(Into::into).unwrap_or_default();
+            get::get(job, operands, how, spool, durability).await?;
+        }
         Verb::Ls { long, recursive, sha256, operands } => {
             look::ls(job, operands, Look { long, recursive, sha256 }).await;
         }

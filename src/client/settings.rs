@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::cli::Global;
+use super::cli::{Durability, Global};
 use super::exit::{Exit, Failure};
 use super::operand::{Remote, Server};
 
@@ -19,6 +19,7 @@ struct File {
     server: Option<String>,
     identity: Option<PathBuf>,
     known_hosts: Option<PathBuf>,
+    durability: Option<Durability>,
     /// Names of the user's own for servers.
     #[serde(default)]
     servers: BTreeMap<String, String>,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub identity: Option<PathBuf>,
     /// The file of servers that are trusted.
     pub known_hosts: PathBuf,
+    /// When a file that was fetched counts as stored, if that is said.
+    pub durability: Option<Durability>,
     /// Names of the user's own for servers.
     pub servers: BTreeMap<String, String>,
     /// Nobody is to be asked or told anything, and one key is tried: somebody is only typing.
@@ -73,6 +76,7 @@ impl Settings {
             server: global.server.clone().or(file.server),
             identity: global.identity.clone().or(file.identity),
             known_hosts,
+            durability: file.durability,
             servers: file.servers,
             unasked: false,
         })

@@ -198,7 +198,11 @@ impl Destination {
     /// # Errors
     /// The directory is not there, or the name is none that could be made.
     #[expect(clippy::disallowed_methods, reason = "the user's own directory, named by the user")]
-    pub fn new(directory: &Path, name: Option<&[u8]>) -> Result<Self, Failure> {
+    pub fn new(
+        directory: &Path,
+        name: Option<&[u8]>,
+        durability: Durability,
+    ) -> Result<Self, Failure> {
         let directory = if directory.as_os_str().is_empty() {
             PathBuf::from(".")
         } else {
@@ -214,8 +218,7 @@ impl Destination {
             fail(exit, said(&error)).hint(format!("make it with: mkdir -p {shown}"))
         })?;
         let umask = umask();
-        let options =
-            Options { staging: StagingPlace::Beside, umask, durability: Durability::Full };
+        let options = Options { staging: StagingPlace::Beside, umask, durability };
         let tree =
             Tree::open(&real, options).map_err(|error| fail(Exit::Other, error.to_string()))?;
         let tree = Arc::new(tree);
@@ -227,12 +230,12 @@ impl Destination {
     ///
     /// # Errors
     /// As [`Destination::new`].
-    pub fn of(operand: &Path, name: &[u8]) -> Result<Self, Failure> {
+    pub fn of(operand: &Path, name: &[u8], durability: Durability) -> Result<Self, Failure> {
         if operand.as_os_str().as_bytes().ends_with(b"/") || is_directory(operand) {
-            return Self::new(operand, Some(name));
+            return Self::new(operand, Some(name), durability);
         }
         let own = operand.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
-        Self::new(operand.parent().unwrap_or(Path::new("")), Some(&own))
+        Self::new(operand.parent().unwrap_or(Path::new("")), Some(&own), durability)
     }
 
     /// How the user would spell it, raw.
