@@ -50,7 +50,9 @@ fn a_cancel_at_any_point_of_a_commit_is_before_it_or_after_it() -> TestResult {
     for point in 0..POINTS {
         let id = 2 * point + 10;
         let new = noise(BYTES + point as usize, u64::from(id));
-        let request = json!({"verb": "put", "path": "f"}).to_string();
+        // With its size announced it is committed in a batch.
+        let bytes = (point % 2 == 0).then_some(new.len());
+        let request = json!({"verb": "put", "path": "f", "bytes": bytes}).to_string();
         let mut frames = vec![frame(REQUEST, id, request.as_bytes())];
         frames.extend(new.chunks(1_000).map(|chunk| frame(DATA, id, chunk)));
         frames.push(frame(EOF, id, b""));

@@ -6,7 +6,7 @@
 mod support;
 
 use serde_json::json;
-use support::raw::Raw;
+use support::raw::{ANSWER, Raw, puts};
 use support::{Daemon, Setup, TestResult, noise};
 
 /// A daemon in whose tree `f` is already there, and whose k-th `call` fails with `error`. `None` when
@@ -170,6 +170,59 @@ fn a_change_survives_the_failure_of_every_step() -> TestResult {
             assert!(survived > 0, "{call} was never met by {request}");
         }
     }
+    Ok(())
+}
+
+/// B7: of files that are committed together each stands or falls by itself: what fails for one refuses that
+/// one, a directory whose flush fails leaves the outcome of its files open, and no flush is repeated.
+#[test]
+fn of_a_batch_only_what_failed_is_refused() -> TestResult {
+    let directories = ["a", "b"];
+    let files: Vec<_> = (0..30_usize)
+        .map(|number| (format!("{}/f{number}", directories[number % 2]), noise(500, number as u64)))
+        .collect();
+    let (mut refused, mut unknown) = (0, 0);
+    for (call, error, when, code) in [
+        ("fsync", "EIO", &[4, 9, 20, 31, 32, 33, 34][..], "IO"),
+        ("pwrite64", "ENOSPC", &[3, 17], "NO_SPACE"),
+        ("renameat,renameat2", "EIO", &[5, 18], "IO"),
+        ("fsetxattr", "ENOSPC", &[6], "NO_SPACE"),
+        ("fadvise64", "EIO", &[7], "none"),
+    ] {
+        for k in when {
+            let Some(daemon) = with_fault(call, error, *k)? else { continue };
+            for name in directories {
+                std::fs::create_dir(daemon.stored(name))?;
+            }
+            let mut raw = Raw::greeted(&daemon)?;
+            raw.bytes(&puts(&files))?;
+            let mut failed = Vec::new();
+            for _ in &files {
+                let answer = raw.expect()?;
+                let (name, content) = &files[answer.id as usize - 1];
+                let case = format!("{call} {error} at {k}, {name}: {}", answer.code());
+                let stored = std::fs::read(daemon.stored(name)).ok();
+                match answer.code().as_str() {
+                    "UNKNOWN_OUTCOME" => {
+                        assert_eq!(stored.as_ref(), Some(content), "{case}");
+                        unknown += 1;
+                    }
+                    _ if answer.kind == ANSWER => {
+                        assert_eq!(stored.as_ref(), Some(content), "{case}")
+                    }
+                    told => {
+                        assert!(told == code && stored.is_none(), "{case}");
+                        failed.push(name);
+                    }
+                }
+            }
+            assert!(failed.len() <= 1, "{call} {error} at {k}: {failed:?}");
+            refused += failed.len();
+            daemon.assert_nothing_staged()?;
+        }
+    }
+    println!("{refused} refused, {unknown} unknown");
+    assert!(refused >= 6 && unknown >= 2, "{refused} refused, {unknown} unknown");
     Ok(())
 }
 

@@ -53,6 +53,19 @@ pub fn put(id: u32, path: &Value, content: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Whole puts of small files with their sizes announced, as a client sends a tree: all at once.
+pub fn puts(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (id, (path, content)) in (1..).zip(files) {
+        let request = serde_json::json!({"verb": "put", "path": path, "bytes": content.len()});
+        out.extend(frame(REQUEST, id, request.to_string().as_bytes()));
+        out.extend(frame(DATA, id, content));
+        out.extend(frame(EOF, id, b""));
+        out.extend(frame(TRAILER, id, &trailer(content)));
+    }
+    out
+}
+
 /// The next frame; `None` when the server has closed.
 pub fn receive_from(from: &mut impl Read) -> Fallible<Option<Frame>> {
     let mut header = [0; 12];
