@@ -139,7 +139,7 @@ impl<S: Sink> Progress<S> {
                 return verified.commit(&self.incoming.target, &terms(&self.incoming)).map(Some);
             }
             Some(Part::Failed(error)) => return Err(error),
-            Some(Part::Begin(..) | Part::Entries(_) | Part::Listed(_)) => {
+            Some(Part::Begin(..) | Part::Whole(_) | Part::Entries(_) | Part::Listed(_)) => {
                 return Err(TransferError::Aborted);
             }
         }
