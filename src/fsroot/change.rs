@@ -178,6 +178,11 @@ impl Tree {
         if let Some(place) = &place {
             self.announce(place);
         }
+        // Two names of one inode: the kernel does nothing and says it did. Looked at before: afterwards the
+        // same inode under the old name may as well be one that another rename has brought back.
+        let are_twins = replaced.is_some()
+            && moved.st_nlink > 1
+            && look(&target, &new).is_ok_and(|there| same(&there, &moved));
         let flags =
             if replaced.is_some() { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
@@ -196,8 +201,7 @@ impl Tree {
             // What cannot be counted now is counted when the daemon next looks.
             self.ledger.found(&home, self.count_below(Some(&home)).ok());
         }
-        // Two names of one inode: the kernel does nothing and says it did.
-        if replaced.is_some() && look(&source, &old).is_ok_and(|left| same(&left, &moved)) {
+        if are_twins {
             unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir).map_err(&fail)?;
         }
         Ok(Some(Moved { source, target, place, replaced: replaced.is_some() }))
