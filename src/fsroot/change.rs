@@ -109,7 +109,8 @@ impl Tree {
     /// *Source*: renameat2(2); `docs/architecture.md`, "Durability".
     ///
     /// # Errors
-    /// As rename(2); `Denied` where what is there is kept; `UnknownOutcome` when the new name is in place and could not be flushed.
+    /// As rename(2); `Denied` where what is there is kept; `Busy` where a file that may be replaced came
+    /// there meanwhile; `UnknownOutcome` when the new name is in place and could not be flushed.
     pub fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
         let doing = "rename";
         let fail = FsError::at(doing);
@@ -190,6 +191,10 @@ impl Tree {
                 self.unflushed.remove(place);
             }
             match error {
+                Errno::EEXIST if terms.replace && !is_directory => {
+                    let doing = "rename: the new name was taken meanwhile; try again";
+                    FsError::new(ErrorCode::Busy, doing, None)
+                }
                 Errno::EEXIST => {
                     FsError::new(ErrorCode::Exists, "rename: the new name is taken", None)
                 }

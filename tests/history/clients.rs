@@ -244,7 +244,10 @@ impl<'a> Client<'a> {
             End::Told(frame) if frame.code() == "NOT_FOUND" => {
                 Some(Deed::Is { name: name.of, content: None })
             }
-            End::Told(frame) if frame.code() == "EXISTS" => Some(taken),
+            End::Told(frame) if frame.code() == "EXISTS" && request["replace"] == false => {
+                Some(taken)
+            }
+            End::Told(frame) if frame.code() == "BUSY" => return Ok(()), // It has not happened.
             End::Told(frame) if is_open(frame) => None,
             End::Told(frame) => return Err(format!("{request}: {}", frame.json())),
             End::Lost => None,

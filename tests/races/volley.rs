@@ -69,9 +69,9 @@ impl Op {
         match self {
             // What is held is no longer what the path names.
             Self::Put if scene != Scene::Leaf => codes.push("CHANGED"),
-            // A directory is moved away or replaces nothing.
+            // A directory is moved away or replaces nothing; a name that was free is taken.
             Self::MoveSource | Self::MoveTarget if scene == Scene::Leaf => {
-                codes.extend(["EXISTS", "NOT_FOUND"]);
+                codes.extend(["EXISTS", "NOT_FOUND", "BUSY"]);
             }
             // The attacker's files have no digest; their time of change moves with their name.
             Self::Get | Self::Digest if scene == Scene::Leaf => {
