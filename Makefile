@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test long-test demo bench fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test race-test history-test demo bench fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ test: tools ## The everyday tests: no root needed, a few minutes
 
 long-test: tools ## The tests that take minutes each: large trees, and many cuts of large files
 	$(CARGO) test --locked --test trees --test resume_client -- --ignored --nocapture
+
+race-test: tools ## Swap what is under a daemon's hands: FTD_RACES calls of each operation (50000; before a release 1000000)
+	$(CARGO) test --locked --test races -- --ignored --nocapture
+
+history-test: tools ## Look for the order that explains FTD_HISTORY operations (60000) of many clients
+	$(CARGO) test --locked --test history -- --ignored --nocapture
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

@@ -1,4 +1,4 @@
-//! Goal: what happens at the same time leaves what one order of it would have left (C-07, C-08, C-10).
+//! Goal: what happens at the same time leaves what one order of it would have left (C-05, C-07, C-08, C-10).
 //! Method: real daemon, raw frames, many points in time and many connections.
 #![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
 
@@ -122,6 +122,50 @@ fn a_reload_that_removes_a_key_lets_fifty_transfers_go_on() -> TestResult {
     drop(pipe);
     assert_ne!(bob.wait()?.code(), Some(0));
     assert!(!daemon.path("root/bob/never").exists());
+    daemon.assert_nothing_staged()
+}
+
+/// C-05: of two connections that go on with one upload at once one has it, and the other is told so.
+#[test]
+fn one_of_two_goes_on_with_an_upload() -> TestResult {
+    const ROUNDS: usize = 20;
+    let daemon = Daemon::start()?;
+    let bytes = 70 << 20;
+    let mut busy = 0;
+    for round in 0..ROUNDS {
+        let mut raw = Raw::greeted(&daemon)?;
+        let request = json!({"verb": "put", "path": "f", "bytes": bytes, "resumable": true});
+        raw.request(1, &request)?;
+        raw.send(DATA, 1, &noise(1 << 20, 1))?;
+        raw.send(DATA, 1, &noise(1 << 20, 2))?;
+        drop(raw);
+        let mut kept = Value::Null;
+        wait_until("it is kept", || {
+            let mut raw = Raw::greeted(&daemon)?;
+            raw.request(1, &json!({"verb": "resume", "path": "f"}))?;
+            kept = raw.expect()?.json()["resume"].clone();
+            Ok(kept.is_object())
+        })?;
+        let resume = json!({"upload": kept["upload"], "offset": kept["offset"]});
+        let request = json!({"verb": "put", "path": "f", "bytes": bytes, "resume": resume});
+        // Whoever has it gives it up for good, so that the other's end says whether he had it too.
+        let frames = [
+            frame(REQUEST, 1, request.to_string().as_bytes()),
+            frame(ABORT, 1, br#"{"reason":"no more"}"#),
+        ]
+        .concat();
+        let mut both = [Raw::greeted(&daemon)?, Raw::greeted(&daemon)?];
+        for raw in &mut both {
+            raw.bytes(&frames)?;
+        }
+        let mut ends = both.iter_mut().map(Raw::expect).collect::<Fallible<Vec<_>>>()?;
+        ends.sort_by_key(|end| end.kind);
+        assert_eq!(ends[0].kind, ABORT, "round {round}: {ends:?}");
+        let code = ends[1].code();
+        assert!(["BUSY", "NOT_FOUND"].contains(&code.as_str()), "round {round}: {code}");
+        busy += usize::from(code == "BUSY");
+    }
+    println!("{busy} of {ROUNDS} met the other at work");
     daemon.assert_nothing_staged()
 }
 

@@ -44,6 +44,10 @@ fn a_get_that_nobody_reads_ends() -> TestResult {
     daemon.ftc_unix().ok(["ls"])?;
     let got = support::read_all(&raw.0).len();
     assert!(got < 64 << 20, "{got} bytes went to somebody who did not read");
+    println!(
+        "assurance: R-07 get: a reader that stopped was closed, {} KiB of 64 MiB sent",
+        got >> 10
+    );
     Ok(())
 }
 
@@ -209,7 +213,9 @@ fn a_huge_directory_is_listed_in_little_memory_and_can_be_cancelled() -> TestRes
     assert_eq!((end.kind, count), (ANSWER, ENTRIES_MADE));
     assert_eq!(end.json(), json!({"listed": {"entries": ENTRIES_MADE}}));
     let grown = daemon.memory("VmHWM")?.saturating_sub(before);
-    println!("{count} entries: {grown} KiB at the peak, {more} entries after the cancel");
+    println!(
+        "assurance: R-11 ls: {count} entries in {grown} KiB, {more} entries after a cancel half-way"
+    );
     assert!(grown < 4096, "{grown} KiB for a listing");
     Ok(())
 }

@@ -109,7 +109,8 @@ impl Tree {
     /// *Source*: renameat2(2); `docs/architecture.md`, "Durability".
     ///
     /// # Errors
-    /// As rename(2); `Denied` where what is there is kept; `UnknownOutcome` when the new name is in place and could not be flushed.
+    /// As rename(2); `Denied` where what is there is kept; `Busy` where a file that may be replaced came
+    /// there meanwhile; `UnknownOutcome` when the new name is in place and could not be flushed.
     pub fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
         let doing = "rename";
         let fail = FsError::at(doing);
@@ -178,6 +179,11 @@ impl Tree {
         if let Some(place) = &place {
             self.announce(place);
         }
+        // Two names of one inode: the kernel does nothing and says it did. Looked at before: afterwards the
+        // same inode under the old name may as well be one that another rename has brought back.
+        let are_twins = replaced.is_some()
+            && moved.st_nlink > 1
+            && look(&target, &new).is_ok_and(|there| same(&there, &moved));
         let flags =
             if replaced.is_some() { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
@@ -185,6 +191,10 @@ impl Tree {
                 self.unflushed.remove(place);
             }
             match error {
+                Errno::EEXIST if terms.replace && !is_directory => {
+                    let doing = "rename: the new name was taken meanwhile; try again";
+                    FsError::new(ErrorCode::Busy, doing, None)
+                }
                 Errno::EEXIST => {
                     FsError::new(ErrorCode::Exists, "rename: the new name is taken", None)
                 }
@@ -196,8 +206,7 @@ impl Tree {
             // What cannot be counted now is counted when the daemon next looks.
             self.ledger.found(&home, self.count_below(Some(&home)).ok());
         }
-        // Two names of one inode: the kernel does nothing and says it did.
-        if replaced.is_some() && look(&source, &old).is_ok_and(|left| same(&left, &moved)) {
+        if are_twins {
             unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir).map_err(&fail)?;
         }
         Ok(Some(Moved { source, target, place, replaced: replaced.is_some() }))

@@ -350,3 +350,35 @@ fn no_race_leads_out() -> TestResult {
     assert_eq!(std::fs::read_dir(place.path(".ftd-stage"))?.count(), 0);
     Ok(())
 }
+
+/// C-04: two renames that cross, each over what is there: one file is replaced, and the other stays.
+#[test]
+fn renames_that_cross_and_replace_keep_one_file() -> TestResult {
+    const ROUNDS: usize = 2_000;
+    let place = Place::without_flushes()?;
+    let (a, b) = (rel("a")?, rel("b")?);
+    let terms = Moving { replace: true, ..Moving::default() };
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| -> TestResult {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                barrier.wait();
+                let _ = place.tree.rename(&b, &a, terms); // It may have come too late.
+                barrier.wait();
+            }
+        });
+        let mut left = Vec::new();
+        for _ in 0..ROUNDS {
+            std::fs::write(place.path("a"), "a")?;
+            std::fs::write(place.path("b"), "b")?;
+            barrier.wait();
+            let _ = place.tree.rename(&a, &b, terms);
+            barrier.wait();
+            left.push(
+                [place.path("a"), place.path("b")].iter().filter(|path| path.exists()).count(),
+            );
+        }
+        assert_eq!(left.iter().filter(|left| **left != 1).count(), 0, "rounds that lost a file");
+        Ok(())
+    })
+}
