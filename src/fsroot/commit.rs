@@ -69,7 +69,7 @@ impl Staging {
     /// The old file is as it was, save for `UnknownOutcome`: the name is in place, and whether it
     /// survives a power cut is not known.
     pub fn commit(mut self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
-        self.finish_content(publish)?;
+        let stat = self.finish_content(publish)?;
         let (mut made, ledger) = (Made::default(), Arc::clone(&self.tree.ledger));
         let (parent, replaced) = ledger.in_turn(&[target], false, || {
             let placed = self.place(target, publish, &mut made);
@@ -83,14 +83,11 @@ impl Staging {
         self.forget_kept();
         let flushed = self.tree.flush(&parent).map_err(FsError::at("flush the directory"));
         flushed.and_then(|()| made.flush(&self.tree)).map_err(FsError::after_the_rename)?;
-        let mut stat =
-            Stat::of(&fstat(&self.file).map_err(FsError::at("look at the stored file"))?);
-        stat.digest = Some(publish.digest);
         Ok(Published { replaced, stat })
     }
 
-    /// Everything that belongs to the file itself, and its flush.
-    fn finish_content(&mut self, publish: &Publish) -> Result<(), FsError> {
+    /// Everything that belongs to the file itself, and its flush. Gives the file as it will be stored.
+    fn finish_content(&mut self, publish: &Publish) -> Result<Stat, FsError> {
         if self.allocated > self.written {
             let length = off_t::try_from(self.written).unwrap_or(off_t::MAX);
             ftruncate(&self.file, length).map_err(FsError::at("give back unused space"))?;
@@ -124,7 +121,7 @@ impl Staging {
             // Once: after a failure the kernel forgets what it could not write, and a second call lies.
             fsync(&self.file).map_err(FsError::at("flush the staged file"))?;
         }
-        Ok(())
+        Ok(Stat { mode, digest: Some(publish.digest), ..stat })
     }
 
     /// Gives the file its name; gives the directory, and whether a file made room.
@@ -197,15 +194,13 @@ impl Staging {
                 error => fail(error),
             },
         )?;
-        // Two names of one inode: the kernel does nothing and says it did.
-        match fstatat(stage, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Err(Errno::ENOENT) => Ok(()),
-            _ => Err(FsError::new(
-                ErrorCode::Io,
-                "publish the staged file: it is still staged",
-                None,
-            )),
+        // Two names of one inode: the kernel does nothing and says it did. A look that fails says nothing
+        // against what the kernel said.
+        if fstatat(stage, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+            let doing = "publish the staged file: it is still staged";
+            return Err(FsError::new(ErrorCode::Io, doing, None));
         }
+        Ok(())
     }
 }
 
