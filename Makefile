@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test long-test demo bench fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test torture demo bench fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ test: tools ## The everyday tests: no root needed, a few minutes
 
 long-test: tools ## The tests that take minutes each: large trees, and many cuts of large files
 	$(CARGO) test --locked --test trees --test resume_client -- --ignored --nocapture
+
+# FTD_TORTURE repeats the first; FTD_KILLS, FTD_ENDS and FTD_CLIENTS set how much the others do.
+torture: tools ## Fail, and kill, at every call of every operation; kill clients and daemons (about 5 minutes)
+	$(CARGO) test --locked --test torture -- --ignored --nocapture
+	FTD_KILLS=$${FTD_KILLS:-1000} FTD_CLIENTS=$${FTD_CLIENTS:-192} $(CARGO) test --locked --test atomicity --test restart -- --nocapture
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

@@ -86,7 +86,7 @@ fn a_put_survives_the_failure_of_every_step() -> TestResult {
     Ok(())
 }
 
-/// B7: whichever flush fails, "stored" is not said.
+/// B7, S-04, S-05: whichever flush fails, "stored" is not said.
 #[test]
 fn a_failed_flush_is_never_acknowledged() -> TestResult {
     let mut refused = Vec::new();

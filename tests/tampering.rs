@@ -1,5 +1,5 @@
 //! Goal: what a local hand does to files and to the staging directory while they are used is noticed where it
-//! can be, and never told as good (S-08, S-09, S-10, S-14, S-15).
+//! can be, and never told as good; nor does what it builds break anything (R-12, S-08 to S-10, S-14, S-15).
 //! Method: real daemon, raw frames; the test is the local hand, between two frames.
 #![allow(clippy::disallowed_methods, reason = "tests change the served files from outside")]
 
@@ -207,5 +207,34 @@ fn a_write_that_is_cut_short_for_good_leaves_the_old_file() -> TestResult {
     raw.bytes(&put(2, &json!("f"), &noise(1 << 20, 7)))?;
     assert_eq!(raw.expect()?.kind, ANSWER, "what fits is stored");
     assert!(std::fs::read(daemon.stored("f"))? == noise(1 << 20, 7));
+    Ok(())
+}
+
+/// R-12: of a tree of a thousand levels that was made outside, what a path can name is served, and the rest
+/// is refused by its spelling; a count at the start comes to its bottom.
+#[test]
+fn a_tree_of_a_thousand_levels_is_served_as_far_as_paths_reach() -> TestResult {
+    let setup = Setup::new()?;
+    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    setup.write_config(&(text + "quota-files = 2000\n"))?;
+    let deep = ["d"; 1000].join("/");
+    let make = "cd \"$0\" && for level in $(seq 1000); do mkdir d && cd -P d || exit 1; done";
+    std::fs::create_dir(setup.path("root/alice"))?;
+    let status = Command::new("sh").args(["-c", make]).arg(setup.path("root/alice")).status()?;
+    assert!(status.success());
+    let daemon = setup.start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let level = |count: usize| &deep[..2 * count - 1];
+    let list = |count: usize| json!({"verb": "list", "path": level(count)});
+    raw.request(1, &list(64))?;
+    while raw.expect()?.kind != ANSWER {}
+    assert_eq!(raw.code_of(2, &list(65))?, "BAD_NAME");
+    assert_eq!(raw.code_of(3, &json!({"verb": "rmdir", "path": level(64)}))?, "NOT_EMPTY");
+    assert_eq!(raw.code_of(4, &json!({"verb": "get", "path": level(1000)}))?, "BAD_NAME");
+    let check = json!({"verb": "rename", "path": level(1), "to": "e"});
+    assert_eq!(raw.code_of(5, &check)?, "frame 8", "a rename moves it whole");
+    let removed = daemon.ftc_unix().run(["get", "-r", ":e", "."])?;
+    assert_ne!(removed.code, Some(0), "a tree that cannot be had whole is told");
+    assert!(removed.err.contains("64") || removed.err.contains("deep"), "{}", removed.err);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Goal: whatever call fails, and wherever the process dies, in any operation that changes something:
 //! nothing that was acknowledged is lost, nothing is half there, nothing staged is left, the sums of quotas
-//! are what a count finds, and everybody is served on (X-01, S-01, S-03, S-04, S-14, B2, B7, B9).
+//! are what a count finds, and everybody is served on (X-01, X-08, S-01, S-03, S-04, S-06, S-13, S-14, S-16, B2, B7, B9).
 //! Method: strace makes the k-th call of one kind fail, or kills at it, for each kind that a run without
 //! faults made, and each k of its. `FTD_TORTURE=N` repeats all of it N times.
 #![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
@@ -25,7 +25,7 @@ use support::{ALL_RIGHTS, Daemon, Setup, TestResult, sha256, wait_until};
 
 /// What fails, and how: the calls by which a tree is read and changed.
 const FAULTS: &[(&str, &[&str])] = &[
-    ("pwrite64", &["EIO", "ENOSPC", "EDQUOT", "EINTR"]),
+    ("pwrite64", &["EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR"]),
     ("pwritev2", &["EIO", "ENOSPC", "EDQUOT", "EINTR"]),
     ("fallocate", &["EIO", "ENOSPC", "EDQUOT", "EINTR", "EOPNOTSUPP"]),
     ("ftruncate", &["EIO"]),
@@ -40,15 +40,15 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("renameat2", NAME),
     ("linkat", NAME),
     ("mkdirat", NAME),
-    ("unlinkat", &["EIO"]),
-    ("openat2", &["EIO", "EMFILE", "EINTR"]),
+    ("unlinkat", &["EIO", "EROFS", "EPERM"]),
+    ("openat2", &["EIO", "ENOSPC", "EMFILE", "EINTR"]),
     ("newfstatat", &["EIO"]),
     ("fstat", &["EIO"]),
     ("fgetxattr", &["EIO"]),
     ("pread64", &["EIO"]),
 ];
 const FLUSH: &[&str] = &["EIO", "ENOSPC", "EDQUOT"];
-const NAME: &[&str] = &["EIO", "ENOSPC", "EDQUOT"];
+const NAME: &[&str] = &["EIO", "ENOSPC", "EDQUOT", "EROFS", "EPERM"];
 const FLUSHES: &[&str] = &["fsync", "fdatasync", "syncfs"];
 /// Where else to die: between what is done and the word about it.
 const ANSWERS: &[&str] = &["sendto", "sendmsg", "writev"];
@@ -251,6 +251,7 @@ fn code_of(error: &str) -> &'static str {
         "EDQUOT" => "QUOTA",
         "EMFILE" => "BUSY",
         "EPERM" => "DENIED",
+        "EROFS" => "READ_ONLY",
         "EIO" => "IO",
         _ => "none: it is tried again, or done without",
     }
@@ -444,7 +445,7 @@ fn torture(cases: &[Case], rounds: usize) -> TestResult {
     Ok(())
 }
 
-/// S-01, S-03, S-04, S-14, X-01, B7, B9.
+/// S-01, S-03, S-04, S-06, S-13, S-14, S-16, X-01, X-08, B7, B9.
 #[ignore = "takes minutes: make torture"]
 #[test]
 fn every_call_fails_once_and_kills_once_in_every_operation() -> TestResult {
