@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test long-test race-test history-test demo bench fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test race-test history-test torture demo bench fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ race-test: tools ## Swap what is under a daemon's hands: FTD_RACES calls of each
 
 history-test: tools ## Look for the order that explains FTD_HISTORY operations (60000) of many clients
 	$(CARGO) test --locked --test history -- --ignored --nocapture
+# FTD_TORTURE repeats the first; FTD_KILLS, FTD_ENDS and FTD_CLIENTS set how much the others do.
+torture: tools ## Fail, and kill, at every call of every operation; kill clients and daemons (about 5 minutes)
+	$(CARGO) test --locked --test torture -- --ignored --nocapture
+	FTD_KILLS=$${FTD_KILLS:-1000} FTD_CLIENTS=$${FTD_CLIENTS:-192} $(CARGO) test --locked --test atomicity --test restart -- --nocapture
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

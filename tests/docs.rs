@@ -44,37 +44,85 @@ fn source_of(name: &str) -> Option<(PathBuf, Option<&str>)> {
     Some((file, Some(function)))
 }
 
+/// Looks a test up, and gives the text of the file that holds it.
+fn text_of_test(name: &str) -> String {
+    let (file, function) = source_of(name).unwrap_or_else(|| panic!("{name}: no such file"));
+    let source = fs::read_to_string(&file).expect("readable");
+    match function {
+        Some(function) => assert!(
+            source.contains(&format!("#[test]\nfn {function}("))
+                || source.contains(&format!("#[test]\n    fn {function}("))
+                || source.contains(&format!("\"]\nfn {function}(")) // #[ignore = "…"] between.
+                || source.contains(&format!("async fn {function}(")),
+            "{name}: {} has no such test",
+            file.display()
+        ),
+        None => assert!(
+            source.contains("#[test]")
+                || source.contains("#[tokio::test]")
+                || source.contains("mod tests;"),
+            "{name}: {} has no tests",
+            file.display()
+        ),
+    }
+    source
+}
+
+/// The tests that the last column of a table's row names.
+fn held_by(line: &str) -> impl Iterator<Item = &str> {
+    let column = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+    quoted(column).filter(|name| !name.contains([' ', '/']))
+}
+
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
     let text = read("docs/threat-model.md");
-    let held_by = text
-        .lines()
-        .filter(|line| line.starts_with("| "))
-        .filter_map(|line| line.trim_end_matches(" |").rsplit(" | ").next());
-    let mut seen = 0;
-    for name in held_by.flat_map(quoted).filter(|name| !name.contains([' ', '/'])) {
-        let (file, function) = source_of(name).unwrap_or_else(|| panic!("{name}: no such file"));
-        let source = fs::read_to_string(&file).expect("readable");
-        match function {
-            Some(function) => assert!(
-                source.contains(&format!("#[test]\nfn {function}("))
-                    || source.contains(&format!("#[test]\n    fn {function}("))
-                    || source.contains(&format!("\"]\nfn {function}(")) // #[ignore = "…"] between.
-                    || source.contains(&format!("async fn {function}(")),
-                "{name}: {} has no such test",
-                file.display()
-            ),
-            None => assert!(
-                source.contains("#[test]")
-                    || source.contains("#[tokio::test]")
-                    || source.contains("mod tests;"),
-                "{name}: {} has no tests",
-                file.display()
-            ),
-        }
-        seen += 1;
-    }
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let seen = rows.flat_map(held_by).map(text_of_test).count();
     assert!(seen > 30, "only {seen} names were found: has the table changed its form?");
+}
+
+/// B11: no case is forgotten, and whoever reads a test sees which case it holds.
+#[test]
+fn every_case_is_listed_once_and_its_tests_say_so() {
+    let kinds = [
+        ('P', 20),
+        ('F', 16),
+        ('A', 14),
+        ('R', 16),
+        ('S', 16),
+        ('C', 11),
+        ('X', 11),
+        ('G', 10),
+        ('L', 13),
+    ];
+    let cases =
+        kinds.iter().flat_map(|(kind, count)| (1..=*count).map(move |n| format!("{kind}-{n:02}")));
+    let cases: Vec<String> = cases.chain((1..=12).map(|n| format!("B{n}"))).collect();
+    let text = read("docs/cases.md");
+    let id_of = |line: &str| line.strip_prefix("| ")?.split(" | ").next().map(str::to_owned);
+    let is_case = |line: &&str| id_of(line).is_some_and(|id| cases.contains(&id));
+    let rows: Vec<_> = text.lines().filter(is_case).collect();
+    for case in &cases {
+        let of: Vec<_> = rows.iter().filter(|row| id_of(row).as_ref() == Some(case)).collect();
+        assert_eq!(of.len(), 1, "{case} must have one row");
+        let names: Vec<_> = held_by(of[0]).collect();
+        assert!(
+            !names.is_empty() || of[0].contains("| no test: "),
+            "{case}: no test, and no reason"
+        );
+        for name in names {
+            let source = text_of_test(name);
+            // Tests inside of `src/` stand beside what they test, which says enough.
+            let is_inside = !repository()
+                .join(format!("tests/{}.rs", name.split("::").next().unwrap_or_default()))
+                .is_file();
+            let says = source
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+                .any(|word| word == case);
+            assert!(is_inside || says, "{case}: no comment in the file of {name} says so");
+        }
+    }
 }
 
 #[test]

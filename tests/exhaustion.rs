@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -117,7 +118,7 @@ fn a_peer_that_vanishes_is_given_up() -> TestResult {
         peer.wait()?;
     }
     wait_until("both are given up", || Ok(daemon.descriptors()?.len() <= idle))?;
-    println!("given up after {:?}", began.elapsed());
+    println!("assurance: R-09 vanished: a put and a get given up after {:.1?}", began.elapsed());
     daemon.assert_nothing_staged()?;
     assert!(!daemon.stored("gone").exists());
     daemon.ftc_unix().input("others").ok(["put", "-", ":others"])?;
@@ -213,9 +214,7 @@ fn a_huge_directory_is_listed_in_little_memory_and_can_be_cancelled() -> TestRes
     assert_eq!((end.kind, count), (ANSWER, ENTRIES_MADE));
     assert_eq!(end.json(), json!({"listed": {"entries": ENTRIES_MADE}}));
     let grown = daemon.memory("VmHWM")?.saturating_sub(before);
-    println!(
-        "assurance: R-11 ls: {count} entries in {grown} KiB, {more} entries after a cancel half-way"
-    );
+    println!("assurance: B5 listing: {grown} KiB for {count} entries; {more} come after a cancel");
     assert!(grown < 4096, "{grown} KiB for a listing");
     Ok(())
 }
@@ -241,7 +240,7 @@ fn a_slow_disk_under_one_user_holds_no_other_up() -> TestResult {
         let look = || -> TestResult {
             wait_until("puts wait for the disk", || Ok(daemon.staged()? > 5))?;
             let slowest = slowest_of_bob(&daemon, 8)?;
-            println!("the slowest of bob's logins took {slowest:?}");
+            println!("assurance: R-13 slow disk: others' slowest login and listing {slowest:.1?}");
             assert!(daemon.staged()? > 0, "the disk is still what they wait for");
             assert!(slowest < PATIENCE, "{slowest:?}");
             Ok(())
@@ -252,4 +251,79 @@ fn a_slow_disk_under_one_user_holds_no_other_up() -> TestResult {
         }
         seen
     })
+}
+
+/// Ends the daemon of which strace, its parent, is gone.
+struct Orphan(nix::unistd::Pid);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// R-13: writes that hang, until they are let go: one user's hold up nobody else, and the daemon's beats go
+/// on. Two users' take all threads; then the watchdog says so and beats no more, so that the service manager
+/// acts; and when the disk is back, everything is finished.
+#[test]
+fn a_disk_that_hangs_under_one_user_holds_no_other_up_and_under_all_is_told() -> TestResult {
+    const PUTS: u32 = 20;
+    let setup = Setup::new()?;
+    setup.add_user("bob", "")?;
+    setup.add_user("carol", "")?;
+    let heard = UnixDatagram::bind(setup.path("notify"))?;
+    let path = setup.path("notify");
+    let mut command =
+        setup.traced(&["-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=600000000"]);
+    command.stdin(Stdio::null());
+    let env = [("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", "3000000".as_ref())];
+    let daemon = setup.start_command(command, &env)?;
+    let _orphan = Orphan(daemon.pid());
+    let beats = |count: usize| -> TestResult {
+        heard.set_nonblocking(true)?;
+        let mut room = [0; 4096];
+        while heard.recv(&mut room).is_ok() {} // Those of before.
+        heard.set_nonblocking(false)?;
+        heard.set_read_timeout(Some(PATIENCE))?;
+        let mut beats = 0;
+        while beats < count {
+            let bytes = heard.recv(&mut room)?;
+            beats += usize::from(room[..bytes].starts_with(b"WATCHDOG=1"));
+        }
+        Ok(())
+    };
+    slowest_of_bob(&daemon, 1)?;
+    std::fs::write(daemon.path("root/bob/f"), "bob's")?;
+    let puts = |who: &str| -> Vec<u8> {
+        (1..=PUTS).flat_map(|id| put(id, &json!(format!("{who}{id}")), b"at last")).collect()
+    };
+    let mut alice = Raw::greeted(&daemon)?;
+    alice.bytes(&puts("a"))?;
+    wait_until("alice's puts hang", || Ok(daemon.staged()? >= 12))?;
+    let slowest = slowest_of_bob(&daemon, 8)?;
+    let bob = || daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("bob"));
+    assert_eq!(bob().ok(["get", ":f", "-"])?.out, b"bob's");
+    beats(2)?;
+
+    let key = support::tls::config(&daemon.path("carol"))?;
+    let tcp = support::tls::connect_from([127, 0, 0, 1], &daemon.address)?;
+    let mut carol = support::tls::handshake(&key, tcp, b"")?;
+    support::raw::receive_from(&mut carol)?;
+    let hello = support::raw::frame(support::raw::HELLO, 0, br#"{"version":1}"#);
+    carol.write_all(&[hello, puts("c")].concat())?;
+    daemon.wait_for_log("no sign of life within 1s from the file threads")?;
+
+    let strace = nix::unistd::Pid::from_raw(i32::try_from(daemon.child_id())?);
+    nix::sys::signal::kill(strace, nix::sys::signal::Signal::SIGKILL)?;
+    for _ in 0..PUTS {
+        assert_eq!(alice.expect()?.kind, ANSWER);
+        let answer = support::raw::receive_from(&mut carol)?.ok_or("carol is cut off")?;
+        assert_eq!(answer.kind, ANSWER, "{}", answer.json());
+    }
+    beats(1)?;
+    println!(
+        "assurance: R-13 hung disk: others' slowest login and listing {slowest:.1?} while {PUTS} writes \
+         of one user hang; the watchdog tells when all threads do"
+    );
+    daemon.assert_nothing_staged()
 }

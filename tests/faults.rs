@@ -6,7 +6,7 @@
 mod support;
 
 use serde_json::json;
-use support::raw::{ANSWER, Raw, puts};
+use support::raw::{ANSWER, DATA, EOF, Raw, TRAILER, puts, trailer};
 use support::{Daemon, Setup, TestResult, noise};
 
 /// A daemon in whose tree `f` is already there, and whose k-th `call` fails with `error`. `None` when
@@ -86,7 +86,7 @@ fn a_put_survives_the_failure_of_every_step() -> TestResult {
     Ok(())
 }
 
-/// B7: whichever flush fails, "stored" is not said.
+/// B7, S-04, S-05: whichever flush fails, "stored" is not said.
 #[test]
 fn a_failed_flush_is_never_acknowledged() -> TestResult {
     let mut refused = Vec::new();
@@ -111,6 +111,37 @@ fn a_failed_flush_is_never_acknowledged() -> TestResult {
             && refused[1..].iter().all(|told| told.contains("UNKNOWN_OUTCOME")),
         "{refused:?}"
     );
+    Ok(())
+}
+
+/// B7, S-04: a flush beside the writing that fails is not forgotten by the commit, although its own flush
+/// succeeds; and nothing is kept to be continued that is not safe.
+#[test]
+fn a_flush_beside_the_writing_that_fails_is_never_acknowledged() -> TestResult {
+    const STEP: usize = 64 << 20; // Bytes between two flushes.
+    let content = noise(STEP + (3 << 20), 5);
+    for error in ["EIO", "ENOSPC"] {
+        for is_resumable in [false, true] {
+            let daemon = with_fault("fdatasync", error, 1)?.ok_or("the start flushes no data")?;
+            let mut raw = Raw::greeted(&daemon)?;
+            let request = json!({"verb": "put", "path": "f", "bytes": content.len(),
+                "resumable": is_resumable});
+            raw.request(1, &request)?;
+            for chunk in content.chunks(1 << 20) {
+                raw.send(DATA, 1, chunk)?;
+            }
+            raw.send(EOF, 1, b"")?;
+            raw.send(TRAILER, 1, &trailer(&content))?;
+            let code = raw.expect()?.code();
+            let case = format!("{error}, resumable: {is_resumable}");
+            assert_eq!(code, if error == "EIO" { "IO" } else { "NO_SPACE" }, "{case}");
+            assert!(was_injected(&daemon)?, "{case}");
+            assert_eq!(std::fs::read(daemon.stored("f"))?, b"old", "{case}");
+            daemon.assert_nothing_staged()?;
+            let asked = json!({"verb": "resume", "path": "f"});
+            assert_eq!(raw.code_of(2, &asked)?, "NOT_FOUND", "{case}");
+        }
+    }
     Ok(())
 }
 

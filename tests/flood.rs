@@ -101,6 +101,7 @@ fn a_flood_from_one_address_locks_nobody_out() -> TestResult {
     let flood = Flood::start(&daemon, 500, |_| [127, 0, 0, 2])?;
     let (good, slowest) = logins(&daemon, 20)?;
     let opened = flood.opened.load(Ordering::SeqCst);
+    println!("assurance: B4 everyday: {good} of 20 logins beside 500 sockets of one address");
     assert_eq!(good, 20, "slowest {slowest:?}, {opened} opened");
     assert!(opened > 600, "the flood was one: {opened}");
     Ok(())
@@ -123,7 +124,9 @@ fn two_thousand_sockets_of_one_address_cost_others_little() -> TestResult {
     let (good, slowest) = logins(&daemon, 200)?;
     let beside = put()?;
     println!(
-        "{good} of 200 logins, slowest {slowest:?}; {alone:.0} MiB/s alone, {beside:.0} beside"
+        "assurance: B4 flood: {good} of 200 logins beside 2,000 sockets of one address, the slowest \
+         {slowest:.0?}; a transfer keeps {:.0} % of {alone:.0} MiB/s",
+        100.0 * beside / alone
     );
     assert!(good >= 198, "{good} of 200 logins, slowest {slowest:?}");
     assert!(beside >= 0.8 * alone, "{alone:.0} MiB/s alone, {beside:.0} beside");
@@ -137,6 +140,7 @@ fn a_flood_from_many_addresses_leaves_nine_of_ten_logins() -> TestResult {
     let source = |number: usize| [127, 0, 1, u8::try_from(number % 200).unwrap_or(0) + 1];
     let _flood = Flood::start(&daemon, 500, source)?;
     let (good, slowest) = logins(&daemon, 20)?;
+    println!("assurance: B4 R-02: {good} of 20 logins beside 500 sockets of 200 addresses");
     assert!(good >= 18, "{good} of 20, slowest {slowest:?}");
     Ok(())
 }
@@ -181,7 +185,9 @@ fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult 
         assert_eq!(good, 10, "slowest {slowest:?}");
         daemon.ftc_tls().ok(["put", "big", ":"])?;
         let during = refused.load(Ordering::SeqCst);
-        println!("{during} handshakes, the slowest login took {slowest:?}");
+        println!(
+            "assurance: B4 R-04: {good} of 10 logins and a transfer beside {during} handshakes"
+        );
         assert!(during > 200, "the flood was one: {during}");
         Ok(())
     })?;
@@ -222,7 +228,8 @@ fn strangers_cost_no_more_than_64_kib_each() -> TestResult {
     wait_until("all are in", || Ok(daemon.descriptors()?.len() >= all_in))?;
     daemon.ftc_unix().ok(["ls"])?;
     let grown = daemon.memory("VmRSS")?.saturating_sub(before);
-    println!("{STRANGERS} strangers: {grown} KiB");
+    let each = grown / STRANGERS as u64;
+    println!("assurance: B5 strangers: {each} KiB for each of {STRANGERS}; the bar is 64 KiB");
     assert!(grown <= 64 * STRANGERS as u64, "{grown} KiB for {STRANGERS} strangers");
     assert!(daemon.descriptors()?.len() >= all_in, "they are still there");
     // F-12: whoever goes on beyond that is cut off.
@@ -285,7 +292,10 @@ fn connections_past_a_limit_are_refused_with_its_name() -> TestResult {
 fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
     let setup =
         Setup::with(ALL_RIGHTS, "[limits]\npenalties = false\nhandshake-timeout = \"60s\"")?;
-    let daemon = setup.start()?;
+    let daemon = setup.start_traced(&["-e", "trace=accept4"])?;
+    let failing = || -> Fallible<usize> {
+        Ok(std::fs::read_to_string(daemon.path("trace"))?.matches("EMFILE").count())
+    };
     let mut session = Raw::greeted(&daemon)?;
     let pid = daemon.pid().to_string();
     let used = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
@@ -306,7 +316,7 @@ fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
     let last = crowd.last_mut().ok_or("nobody")?;
     last.set_read_timeout(Some(PATIENCE))?;
     assert!(matches!(last.read(&mut [0; 1]), Ok(0) | Err(_)));
-    let (before, began) = (spent()?, Instant::now());
+    let (before, failed, began) = (spent()?, failing()?, Instant::now());
     while began.elapsed() < Duration::from_secs(1) {
         crowd.push(connect_from([127, 0, 0, 2], &daemon.address)?);
         // Answered at once; a file needs a descriptor, too.
@@ -315,12 +325,22 @@ fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
         assert!(["frame 8", "BUSY"].contains(&code.as_str()), "{code}");
         std::thread::yield_now();
     }
+    let failed = failing()? - failed;
+    // The bar is 20 a second; a busy machine only makes them fewer.
+    let most = 20.0 * (began.elapsed().as_secs_f64() + 0.1);
+    assert!(failed >= 1 && f64::from(u32::try_from(failed)?) <= most, "{failed} accepts failed");
     drop(crowd);
-    assert!(spent()? - before < 90, "of 100 ticks of a processor: {}", spent()? - before);
+    let spent = spent()? - before;
+    assert!(spent < 90, "of 100 ticks of a processor: {spent}");
     let began = Instant::now();
     while daemon.ftc_tls().run(["ls"])?.code != Some(0) {
         assert!(began.elapsed() < PATIENCE, "logins succeed again");
     }
     assert!(began.elapsed() < PATIENCE, "after {:?}", began.elapsed());
+    println!(
+        "assurance: B6 descriptors: {failed} failing accepts a second and {spent} % of a processor; a \
+         session goes on; logins {:.1?} after",
+        began.elapsed()
+    );
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Goal: before "stored", or any answer that promises a change, is sent, the file was flushed after its last write, renamed after that, and its
-//! directory and every new one were flushed after the rename.
+//! directory and every new one were flushed after the rename (B1, S-11, S-12).
 //! Method: the order of system calls, from strace; a tree without durability must turn the check red.
 #![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
 

@@ -1,4 +1,4 @@
-//! Goal: the laws that the fuzzers search for a breach hold on every run of the tests.
+//! Goal: the laws that the fuzzers search for a breach hold on every run of the tests (F-16, B8).
 //! Method: the fuzzers' own functions, with the golden seeds, cut and mutated, and with random bytes.
 #![allow(clippy::disallowed_methods, reason = "tests read the seeds")]
 

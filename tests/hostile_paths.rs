@@ -205,7 +205,7 @@ fn planted_files_are_neither_followed_nor_waited_for() -> TestResult {
     daemon.assert_nothing_staged()
 }
 
-/// P-17: the middle of a path is swapped with a link that leads out, while requests run.
+/// P-17, B3: the middle of a path is swapped with a link that leads out, while requests run.
 #[test]
 fn a_swapped_directory_never_leads_out() -> TestResult {
     let daemon = Daemon::start()?;

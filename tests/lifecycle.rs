@@ -114,7 +114,7 @@ fn the_service_manager_is_told() -> TestResult {
     Ok(())
 }
 
-/// who is too slow is closed, and others are served meanwhile.
+/// F-03, R-07, R-08: who is too slow is closed, and others are served meanwhile.
 #[test]
 fn slow_peers_are_closed_and_hold_nobody_up() -> TestResult {
     let limits = "[limits]\nstall-timeout = \"1s\"\nidle-timeout = \"1s\"";

@@ -226,7 +226,8 @@ fn no_resume_begins_anew_and_keeps_nothing() -> TestResult {
     Ok(())
 }
 
-/// Only the answer got lost: the file is there, and is found to be.
+/// only the answer got lost: the file is there, is found to be, and is not stored again, whether or
+/// not it may be replaced.
 #[test]
 fn a_lost_answer_is_recognised_as_done() -> TestResult {
     let daemon = Daemon::start()?;
@@ -239,15 +240,24 @@ fn a_lost_answer_is_recognised_as_done() -> TestResult {
         proxy.bytes()
     };
     let before_answer = greeting.0 + greeting.1 - 100;
-    let proxy = Proxy::start(daemon.path("lossy"), &daemon.path("sock"), &[before_answer])?;
-    let ran = daemon
-        .ftc()
-        .env("FTC_SERVER", proxy.server())
-        .env("FTC_RETRY", "20s")
-        .ok(["put", "--json", "small", ":probe2"])?;
-    let told = done(&ran.out)?;
-    assert_eq!((&told["confirmed"], proxy.connections()), (&true.into(), 2), "{told}");
-    assert_eq!(std::fs::read(daemon.stored("probe2"))?, small);
+    for (name, words) in
+        [("probe2", &["put", "--json"][..]), ("probe3", &["put", "--json", "--no-clobber"])]
+    {
+        let path = daemon.path(&format!("lossy-{name}"));
+        let proxy = Proxy::start(path, &daemon.path("sock"), &[before_answer])?;
+        let target = format!(":{name}");
+        let ran = daemon
+            .ftc()
+            .env("FTC_SERVER", proxy.server())
+            .env("FTC_RETRY", "20s")
+            .ok(words.iter().copied().chain(["small", &target]))?;
+        let told = done(&ran.out)?;
+        assert_eq!((&told["confirmed"], proxy.connections()), (&true.into(), 2), "{told}");
+        assert_eq!(std::fs::read(daemon.stored(name))?, small);
+        let log = daemon.wait_for_log(&format!("path=\"alice/{name}\""))?;
+        let stores = log.lines().filter(|line| line.contains("\"put\"") && line.contains(name));
+        assert_eq!(stores.count(), 1, "{log}");
+    }
     Ok(())
 }
 

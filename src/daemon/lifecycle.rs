@@ -57,6 +57,8 @@ pub(super) async fn run<S: Store>(
 ) -> io::Result<()> {
     let mut signals = Stop::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // Caught, so that under a limit on the size of files a write fails and the daemon lives.
+    let _too_large = signal(SignalKind::from_raw(nix::libc::SIGXFSZ))?;
     let limits = settings.limits.clone();
     let pool = Pool::new(limits.buffer_memory);
     let workers = Workers::new(limits.file_workers);

@@ -112,8 +112,6 @@ impl Tree {
     /// As rename(2); `Denied` where what is there is kept; `Busy` where a file that may be replaced came
     /// there meanwhile; `UnknownOutcome` when the new name is in place and could not be flushed.
     pub fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
-        let doing = "rename";
-        let fail = FsError::at(doing);
         if to.is_below(from) {
             let doing = "rename: a directory cannot be moved into itself";
             return Err(FsError::new(ErrorCode::BadName, doing, None));
@@ -122,15 +120,16 @@ impl Tree {
         let moved = self
             .ledger
             .in_turn(&[from, to], true, || self.rename_in_turn(from, to, terms, &mut above))?;
-        let Some(Moved { source, target, place, replaced }) = moved else { return Ok(false) };
+        let Some(Moved { source, target, place, replaced, across }) = moved else {
+            return Ok(false);
+        };
         // The new name first: a crash in between leaves both names, never none.
         self.flush_after(&target)?;
         above.flush(self).map_err(FsError::after_the_rename)?;
         if let Some(place) = &place {
             self.unflushed.remove(place);
         }
-        let parents = (fstat(&source).map_err(&fail)?, fstat(&target).map_err(&fail)?);
-        if !same(&parents.0, &parents.1) {
+        if across {
             self.flush_after(&source)?;
         }
         Ok(replaced)
@@ -175,6 +174,7 @@ impl Tree {
         self.ledger.admit(&change, None)?;
         // What is put into a directory under its new name counts only once that is flushed.
         let parent = fstat(&target).map_err(&fail)?;
+        let across = !same(&fstat(&source).map_err(&fail)?, &parent);
         let place = is_directory.then(|| Place::new(&parent, &new));
         if let Some(place) = &place {
             self.announce(place);
@@ -209,7 +209,7 @@ impl Tree {
         if are_twins {
             unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir).map_err(&fail)?;
         }
-        Ok(Some(Moved { source, target, place, replaced: replaced.is_some() }))
+        Ok(Some(Moved { source, target, place, replaced: replaced.is_some(), across }))
     }
 
     fn parent_of<'a>(
@@ -237,6 +237,8 @@ struct Moved {
     /// Of a directory: where it is now.
     place: Option<Place>,
     replaced: bool,
+    /// Whether it is in another directory than it was.
+    across: bool,
 }
 
 /// Describes the name itself; what lies on another file system is out of bounds.

@@ -53,7 +53,13 @@ impl Staging {
         target: &RelPath,
         keeping: Option<Keeping>,
     ) -> Result<Self, FsError> {
-        let fail = FsError::at("make a staging file");
+        let fail = |cause| match (cause, tree.options.staging) {
+            // The directory is our own: that it is gone or closed is no fault of the request's.
+            (Errno::ENOENT | Errno::EACCES, StagingPlace::Directory) => {
+                FsError::new(ErrorCode::Io, "make a staging file", Some(cause))
+            }
+            _ => FsError::at("make a staging file")(cause),
+        };
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         for _ in 0..NAME_TRIES {
             let name = match &keeping {

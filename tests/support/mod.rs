@@ -212,6 +212,11 @@ impl Daemon {
         nix::unistd::Pid::from_raw(pid.unwrap_or_else(|| i32::try_from(own).unwrap_or(0)))
     }
 
+    /// The process that was started: the daemon, or strace.
+    pub fn child_id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> TestResult {
         Ok(nix::sys::signal::kill(self.pid(), signal)?)
     }
