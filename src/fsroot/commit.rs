@@ -9,8 +9,9 @@ use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::libc::off_t;
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, futimens};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
-use nix::unistd::{fsync, ftruncate};
+use nix::unistd::ftruncate;
 
+use super::flush::Flush;
 use super::ledger::Delta;
 use super::made::Made;
 use super::resolve::{component, open_directory};
@@ -18,7 +19,7 @@ use super::retain::check_age;
 use super::staging::Staging;
 use super::tree::StagingPlace;
 use super::{FsError, Kind, Stat, attribute};
-use crate::types::{Durability, ErrorCode, FileName, RelPath, Sha256Digest};
+use crate::types::{ErrorCode, FileName, RelPath, Sha256Digest};
 
 /// What a commit does when parent directories are missing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,7 +82,8 @@ impl Staging {
         })?;
         self.hold = None;
         self.forget_kept();
-        let flushed = self.tree.flush(&parent).map_err(FsError::at("flush the directory"));
+        let flushed =
+            self.tree.flush(Flush::Directory, &parent).map_err(FsError::at("flush the directory"));
         flushed.and_then(|()| made.flush(&self.tree)).map_err(FsError::after_the_rename)?;
         let mut stat =
             Stat::of(&fstat(&self.file).map_err(FsError::at("look at the stored file"))?);
@@ -120,11 +122,7 @@ impl Staging {
         let mode = publish.mode.unwrap_or(0o666) & 0o777 & !self.tree.options.umask;
         fchmod(&self.file, Mode::from_bits_truncate(mode))
             .map_err(FsError::at("set the file's mode"))?;
-        if self.tree.options.durability == Durability::Full {
-            // Once: after a failure the kernel forgets what it could not write, and a second call lies.
-            fsync(&self.file).map_err(FsError::at("flush the staged file"))?;
-        }
-        Ok(())
+        self.tree.flush(Flush::File, &self.file).map_err(FsError::at("flush the staged file"))
     }
 
     /// Gives the file its name; gives the directory, and whether a file made room.

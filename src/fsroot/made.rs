@@ -14,6 +14,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::FsError;
 use super::commit::Parents;
+use super::flush::Flush;
 use super::ledger::{Change, Delta};
 use super::resolve::{DIRECTORY, component, open_below, open_directory};
 use super::tree::Tree;
@@ -89,7 +90,8 @@ impl Made {
     /// Makes the names durable, innermost first.
     pub(super) fn flush(&self, tree: &Tree) -> Result<(), FsError> {
         for step in self.steps.iter().rev() {
-            tree.flush(&step.parent).map_err(FsError::at("flush the directory"))?;
+            tree.flush(Flush::Ancestor, &step.parent)
+                .map_err(FsError::at("flush the directory"))?;
         }
         // A name whose flush failed stays written down: nobody knows, so that everybody asks again.
         for step in self.steps.iter().filter(|step| step.own.is_some()) {
@@ -231,10 +233,10 @@ impl Tree {
         }
     }
 
-    /// Flushes a directory, unless this tree does without.
-    pub(super) fn flush(&self, directory: impl AsFd) -> nix::Result<()> {
+    /// Flushes a file or a directory, unless this tree does without.
+    pub(super) fn flush(&self, flush: Flush, what: impl AsFd) -> nix::Result<()> {
         match self.options.durability {
-            Durability::Full => nix::unistd::fsync(directory),
+            Durability::Full => flush.of(what),
             Durability::None => Ok(()),
         }
     }
