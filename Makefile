@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test long-test demo bench fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test power-test demo bench fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,17 @@ test: tools ## The everyday tests: no root needed, a few minutes
 
 long-test: tools ## The tests that take minutes each: large trees, and many cuts of large files
 	$(CARGO) test --locked --test trees --test resume_client -- --ignored --nocapture
+
+# The switch that leaves out a flush is in no other build.
+POWER = $(or $(CARGO_TARGET_DIR),target)/power/ftd
+
+power-test: tools ## Cut the power under ftd, with all flushes and with each left out (needs root)
+	$(CARGO) test --locked --features leave-out-flush --test flush_order -- --nocapture
+	install -D $(or $(CARGO_TARGET_DIR),target)/debug/ftd $(POWER)
+	$(CARGO) build --locked --bin ftd
+	tests/power/run --ftd $(or $(CARGO_TARGET_DIR),target)/debug/ftd cuts blocks faults
+	for flush in file directory ancestor; do \
+	  FTD_ACKS=6 FTD_STATES=40 tests/power/run --ftd $(POWER) --leave-out $$flush cuts blocks || exit 1; done
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

@@ -1,6 +1,7 @@
 """L3: a disk records its writes and flushes while a daemon serves from it; then every state that a power cut could have
 left is put together, mounted and judged (B1, S-11, S-12, X-08)."""
 
+import collections
 import dataclasses
 import os
 import random
@@ -18,10 +19,11 @@ ROUNDS = 80
 class Told:
     states: int = 0
     judged: int = 0
-    lost: int = 0
+    lost: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     under_way: int = 0
     torn: int = 0
     unusable: int = 0
+    words: list = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -97,13 +99,12 @@ def run(directory, system, ftd, leave_out, states, seed):
                 place.mount(state)
             except RuntimeError as error:
                 told.unusable += 1
-                print(f"  {system}, {kind} at {position}: {error}")
+                told.words.append(f"{kind} at {position}: {error}")
                 continue
             verdict = judge(before, acknowledged, under_way, found(place.home))
-            told.lost += len(verdict.lost)
+            told.lost.update(change.kind for change in verdict.lost)
             told.torn += len(verdict.torn)
-            for words in verdict.words[:3]:
-                print(f"  {system}, {kind} at {position}: {words}")
+            told.words += [f"{kind} at {position}: {words}" for words in verdict.words[:3]]
             if told.states % 10 == 0:  # A daemon starts there, and serves.
                 place.start()
                 Author(rng).put("new", "again").send(place.client)

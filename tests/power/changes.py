@@ -15,7 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "python"))
 from ftd_client import ANSWER, DATA, EOF, REQUEST, TRAILER, Client  # noqa: E402
 
 DIRECTORY = "directory"
-KINDS = ("new", "over", "rename", "rename directory", "remove", "mkdir -p")
+KINDS = ("new", "over", "rename", "rename directory", "remove", "mkdir -p", "new below new directories")
 CHUNK = 1 << 20
 
 
@@ -115,7 +115,7 @@ class Author:
         homes = [self.name(home) for home in ("files/f", "moved/f") if home[:5] not in self.tree]
         if kind == "rename directory":
             return [self.put("new", name) for name in homes + [f"{self.name('dirs/d')}/f" for _ in range(count)]]
-        missing = 0 if kind in ("new", "mkdir -p") else count
+        missing = count if kind in ("over", "rename", "remove") else 0
         return [self.put("new", name) for name in homes + [self.name("files/f") for _ in range(missing)]]
 
     def change(self, kind):
@@ -127,10 +127,10 @@ class Author:
         if kind == "remove":
             path = self.pick(False)
             return Change(kind, {"verb": "remove", "path": path}, {path: None})
+        if kind == "new below new directories":
+            return self.put(kind, self.name("made/m") + "/on/the/way/f")
         if kind == "mkdir -p":
             path = self.name("made/m") + "/on/the/way"
-            if rng.random() < 0.5:
-                return self.put(kind, f"{path}/f")
             return Change(kind, {"verb": "mkdir", "path": path, "parents": True},
                           {way: DIRECTORY for way in ways_to(f"{path}/")})
         from_, to = self.pick(kind == "rename directory"), self.name(rng.choice(["files/r", "moved/r"]))
@@ -185,5 +185,6 @@ def judge(tree, acknowledged, under_way, there):
         may_be = allowed.get(path, {None})
         if there.get(path) not in may_be:
             expected = " or ".join(sorted(str(what or "nothing") for what in may_be))
-            wrong(by[path] or [None], f"{path}: {there.get(path, 'nothing')} instead of {expected}")
+            concerned = [change for change in by[path] if change in acknowledged] or by[path]
+            wrong(concerned or [None], f"{path}: {there.get(path, 'nothing')} instead of {expected}")
     return verdict

@@ -2,6 +2,7 @@
 everything must be as it was acknowledged (B1, S-11)."""
 
 import collections
+import dataclasses
 import random
 
 from changes import KINDS, Author, after, answered, found, judge
@@ -20,7 +21,8 @@ class Cutter:
     def cut(self, kind, most):
         """Asks for changes of a kind, cuts after an answer, and gives how many answers there were and what is lost.
 
-        Half of the time the changes go one after the other, else all at once, and some are still under way.
+        Half of the time the changes go one after the other, so that at least the last has nothing behind it that
+        could have saved it; else all at once, and some are still under way.
         """
         place, author, rng = self.place, self.author, self.rng
         place.start()
@@ -53,23 +55,32 @@ class Cutter:
         return count, verdict
 
 
-def run(directory, ftd, leave_out, acks, seed):
-    """Cuts until every kind of change has been acknowledged so often on every file system; gives the numbers of
-    answers, of lost and of torn changes by file system and kind, and the number of cuts."""
-    answers, lost, torn, cuts = collections.Counter(), collections.Counter(), collections.Counter(), 0
-    for system in SYSTEMS:
-        rng = random.Random(f"{seed} {system}")
+@dataclasses.dataclass
+class Told:
+    cuts: int = 0
+    answers: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    lost: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    torn: int = 0
+    words: list = dataclasses.field(default_factory=list)
+
+
+def run(directory, system, ftd, leave_out, acks, most, seed):
+    """Cuts until every kind of change has been acknowledged so often, at most `most` of them before one cut."""
+    rng, told = random.Random(f"{seed} {system}"), Told()
+    left = {kind: acks for kind in KINDS}
+    while any(left.values()):
         with Place(directory, system, ftd, leave_out) as place:
             cutter = Cutter(place, rng)
-            left = {kind: acks for kind in KINDS}
-            while any(left.values()):
-                kind = rng.choice([kind for kind in KINDS if left[kind]])
-                count, verdict = cutter.cut(kind, left[kind])
+            for _ in range(100):  # Then a file system that is empty, because this one fills up.
+                kinds = [kind for kind in KINDS if left[kind]]
+                if not kinds:
+                    break
+                kind = rng.choice(kinds)
+                count, verdict = cutter.cut(kind, min(most, left[kind]))
                 left[kind] -= count
-                cuts += 1
-                answers[system, kind] += count
-                lost[system, kind] += len(verdict.lost)
-                torn[system, kind] += len(verdict.torn)
-                for words in verdict.words[:3]:
-                    print(f"  {system}, {words}")
-    return answers, lost, torn, cuts
+                told.cuts += 1
+                told.answers[kind] += count
+                told.lost[kind] += len(verdict.lost)
+                told.torn += len(verdict.torn)
+                told.words += verdict.words[:3]
+    return told

@@ -8,7 +8,6 @@ import ctypes
 import errno
 import mmap
 import os
-import random
 import signal
 import stat
 import struct
@@ -31,7 +30,7 @@ class Disk:
 
     def __init__(self, image):
         self.image, self.record, self.path = image, f"{image}.record", f"{image}.disk"
-        self.control = mmap.mmap(-1, 8)
+        self.control = mmap.mmap(-1, 16)  # From which size on writes fail; how much is recorded.
         for name in (self.record, self.path):
             open(name, "wb").close()
 
@@ -58,14 +57,19 @@ class Disk:
 
     def fail_writes(self, size):
         """From here on writes of at least `size` bytes fail; none do for 0."""
-        self.control[:] = struct.pack("<Q", size)
+        self.control[:8] = struct.pack("<Q", size)
 
     def position(self):
         """How much is recorded."""
-        return os.stat(self.record).st_size
+        return struct.unpack("<Q", self.control[8:])[0]
 
     def serve(self, fuse):
-        image, record = os.open(self.image, os.O_RDWR), os.open(self.record, os.O_WRONLY | os.O_APPEND)
+        image, record = os.open(self.image, os.O_RDWR), open(self.record, "wb", buffering=0)
+
+        def note(offset, data):
+            record.write(RECORD.pack(offset, len(data)) + data)
+            self.control[8:] = struct.pack("<Q", record.tell())
+
         size = os.fstat(image).st_size
         attributes = struct.pack("<QIIQQQQQQIIIIIIIIII", 3600, 0, 0, 1, size, size // 512, 0, 0, 0, 0, 0, 0,
                                  stat.S_IFREG | 0o600, 1, 0, 0, 0, PAGE, 0)
@@ -89,16 +93,16 @@ class Disk:
                 answer = os.pread(image, length, offset)
             elif kind == WRITE:
                 _, offset, length = struct.unpack_from("<QQI", request, 40)
-                limit, = struct.unpack("<Q", self.control[:])
+                limit, = struct.unpack("<Q", self.control[:8])
                 if 0 < limit <= length:
                     error = errno.EIO
                 else:
                     data = request[80:80 + length]
                     os.pwrite(image, data, offset)
-                    os.writev(record, [RECORD.pack(offset, length), data])
+                    note(offset, data)
                     answer = struct.pack("<II", length, 0)
             elif kind == FSYNC:
-                os.write(record, RECORD.pack(FLUSH, 0))
+                note(FLUSH, b"")
             elif kind == STATFS:
                 answer = struct.pack("<QQQQQIIII24x", 0, 0, 0, 0, 0, PAGE, 255, PAGE, 0)
             elif kind in (FORGET, BATCH_FORGET, INTERRUPT):
@@ -133,7 +137,7 @@ class History:
                 self.later.append((offset, self.file.read(length)))
         assert self.file.tell() == position, "not between two records"
 
-    def survivors(self, kind, rng: random.Random):
+    def survivors(self, kind, rng):
         """Those of the later writes that a cut leaves: none, all, or any pages of any of them."""
         if kind == "flushed":
             return []

@@ -35,9 +35,11 @@ def run(*words):
     return done.stdout.strip()
 
 
-def enter_namespaces():
-    """Goes on in mount and process namespaces of its own: however this ends, mounts, loop devices and daemons end
-    with it. Without what it needs it says so, and leaves."""
+def inside():
+    """A directory for images, in mount and process namespaces of its own: however this ends, mounts, loop devices and
+    daemons end with it. Without what it needs it says so, and leaves."""
+    if "FTD_POWER_INSIDE" in os.environ:
+        return os.environ["FTD_POWER_INSIDE"]
     missing = sorted({package for tool, package in NEEDED.items() if not shutil.which(tool)})
     why = None
     if os.geteuid() != 0:
@@ -45,21 +47,26 @@ def enter_namespaces():
     elif missing:
         why = f"missing: {' '.join(missing)} (Debian: apt-get install {' '.join(missing)})"
     elif not os.path.exists("/dev/fuse") or not os.path.exists("/dev/loop-control"):
-        why = "this kernel has no /dev/fuse or no /dev/loop-control (modprobe fuse loop)"
+        why = "there is no /dev/fuse or no /dev/loop-control (modprobe fuse loop)"
     if why:
         print(f"power cuts: skipped: {why}")
         sys.exit(0)
-    if "FTD_POWER_INSIDE" not in os.environ:
-        os.environ["FTD_POWER_INSIDE"] = "1"
-        os.execvp("unshare", ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                              sys.executable, *sys.argv])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # In memory if there is room.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 << 30 else None
+    with tempfile.TemporaryDirectory(prefix="ftd-power-", dir=memory) as directory:
+        again = subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                                  sys.executable, *sys.argv], env=os.environ | {"FTD_POWER_INSIDE": directory})
+        try:
+            sys.exit(again.wait())
+        finally:
+            again.kill()
+            again.wait()
 
 
 def scratch():
-    """A directory in memory if there is room for the images, else where temporary files go."""
-    shm = "/dev/shm"
-    is_roomy = os.path.isdir(shm) and shutil.disk_usage(shm).free > 2 << 30
-    return tempfile.TemporaryDirectory(prefix="ftd-power-", dir=shm if is_roomy else None)
+    """A directory for one file system and one daemon."""
+    return tempfile.TemporaryDirectory(dir=inside())
 
 
 class Place:
@@ -99,7 +106,7 @@ class Place:
             run("mount", "-t", self.system, "-o", f"{SYSTEMS[self.system][2]},{options}".strip(","), loop, self.mounted)
         finally:
             run("losetup", "--detach", loop)  # As soon as nothing is mounted from it.
-        self.is_mounted = True
+        self.is_mounted, self.device = True, os.path.basename(loop)
         (self.mounted / "root").mkdir(exist_ok=True)
 
     def unmount(self):
