@@ -48,9 +48,10 @@ power-test: tools ## Cut the power under ftd, with all flushes and with each lef
 	$(CARGO) test --locked --features leave-out-flush --test flush_order -- --nocapture
 	install -D $(or $(CARGO_TARGET_DIR),target)/debug/ftd $(POWER)
 	$(CARGO) build --locked --bin ftd
-	tests/power/run --ftd $(or $(CARGO_TARGET_DIR),target)/debug/ftd cuts blocks faults
+	tests/power/run --ftd $(or $(CARGO_TARGET_DIR),target)/debug/ftd cuts blocks uploads faults
 	for flush in file directory ancestor; do \
 	  FTD_ACKS=6 FTD_STATES=40 tests/power/run --ftd $(POWER) --leave-out $$flush cuts blocks || exit 1; done
+	FTD_UPLOADS=1 tests/power/run --ftd $(POWER) --leave-out checkpoint uploads
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

@@ -11,6 +11,8 @@ pub(super) enum Flush {
     Directory,
     /// A directory in which another one was made.
     Ancestor,
+    /// What an upload has so far, before its checkpoint says so.
+    Checkpoint,
 }
 
 impl Flush {
@@ -18,13 +20,16 @@ impl Flush {
     /// forgets what it could not write, and a second call would lie.
     ///
     /// # Errors
-    /// As fsync(2).
+    /// As fsync(2) and fdatasync(2).
     pub(super) fn of(self, what: impl AsFd) -> nix::Result<()> {
         #[cfg(feature = "leave-out-flush")]
         if std::env::var("FTD_LEAVE_OUT").is_ok_and(|left_out| left_out == self.word()) {
             return Ok(());
         }
-        nix::unistd::fsync(what)
+        match self {
+            Self::Checkpoint => nix::unistd::fdatasync(what),
+            Self::File | Self::Directory | Self::Ancestor => nix::unistd::fsync(what),
+        }
     }
 
     /// What `FTD_LEAVE_OUT` calls it.
@@ -34,6 +39,7 @@ impl Flush {
             Self::File => "file",
             Self::Directory => "directory",
             Self::Ancestor => "ancestor",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }

@@ -1,5 +1,5 @@
-"""L3: a disk records its writes and flushes while a daemon serves from it; then every state that a power cut could have
-left is put together, mounted and judged (B1, S-11, S-12, X-08)."""
+"""L3: a disk records its writes and flushes while a daemon serves from it; then states that a power cut could have left
+are put together, mounted and judged (B1, S-11, S-12, X-08)."""
 
 import collections
 import dataclasses

@@ -81,8 +81,8 @@ def ways_to(path):
 class Author:
     """Makes up changes, none of which depends on another that is not done yet; `tree` is what is settled."""
 
-    def __init__(self, rng, tree=None):
-        self.rng, self.tree, self.count, self.taken = rng, tree or {}, 0, set()
+    def __init__(self, rng):
+        self.rng, self.tree, self.count, self.taken = rng, {}, 0, set()
 
     def settle(self, tree):
         """All that was asked for is done, or known to be lost."""
@@ -133,9 +133,8 @@ class Author:
             path = self.name("made/m") + "/on/the/way"
             return Change(kind, {"verb": "mkdir", "path": path, "parents": True},
                           {way: DIRECTORY for way in ways_to(f"{path}/")})
-        from_, to = self.pick(kind == "rename directory"), self.name(rng.choice(["files/r", "moved/r"]))
-        if kind == "rename directory":
-            to = self.name(rng.choice(["dirs/r", "moved/r"]))
+        is_directory = kind == "rename directory"
+        from_, to = self.pick(is_directory), self.name(rng.choice(["dirs/r" if is_directory else "files/r", "moved/r"]))
         below = {path: what for path, what in self.tree.items() if path == from_ or path.startswith(f"{from_}/")}
         return Change(kind, {"verb": "rename", "path": from_, "to": to},
                       {path: None for path in below} | {to + path[len(from_):]: what for path, what in below.items()},

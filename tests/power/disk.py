@@ -83,7 +83,8 @@ class Disk:
             _, kind, unique = struct.unpack_from("<IIQ", request)
             error, answer = 0, b""
             if kind == INIT:
-                answer = struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, INIT_FLAGS, 16, 12, MAX_WRITE, 1, MAX_WRITE // PAGE, 0, 0)
+                answer = struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, INIT_FLAGS, 16, 12, MAX_WRITE, 1, MAX_WRITE // PAGE,
+                                     0, 0)
             elif kind == GETATTR:
                 answer = attributes
             elif kind == OPEN:

@@ -20,7 +20,8 @@ MIB = 1 << 20
 # How each is made, how small it can be, in MiB, and how it is mounted: ext4 so that it forgives no missing flush of a
 # file that replaces another.
 SYSTEMS = {
-    "ext4": (["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"], 64, "noauto_da_alloc"),
+    "ext4": (["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"], 64,
+             "noauto_da_alloc"),
     "xfs": (["mkfs.xfs", "-q", "-f", "-K"], 320, "defaults"),
     "btrfs": (["mkfs.btrfs", "-q", "-f", "-K"], 128, "defaults"),
 }
@@ -72,25 +73,24 @@ def scratch():
 class Place:
     """A file system in an image, and a daemon that serves a directory of it."""
 
-    def __init__(self, directory, system, ftd, leave_out="", image=None, options=()):
+    def __init__(self, directory, system, ftd, leave_out="", options=(), size=None):
         self.directory, self.system = pathlib.Path(directory), system
         self.ftd, self.leave_out = ftd, leave_out
         self.mounted = self.directory / "mounted"
         self.home = self.mounted / "root" / "alice"
         self.daemon = self.client = self.cutter = None
         self.is_mounted = False
-        self.image = image or self.directory / f"{system}.image"
+        self.image = self.directory / f"{system}.image"
         self.mounted.mkdir(exist_ok=True)
         (self.directory / "ftd.toml").write_text(
             f'root = "{self.mounted}/root"\nlisten = ["unix:{self.directory}/sock"]\n'
             f'host-key = "{self.directory}/host_key"\n\n[[user]]\nname = "alice"\nunix = ["0"]\n'
             'allow = ["get", "list", "create", "replace", "remove", "rename", "mkdir"]\n')
         (self.directory / "ftd.toml").chmod(0o644)
-        if image is None:
-            make, size, _ = SYSTEMS[system]
-            with open(self.image, "wb") as file:
-                file.truncate(size * MIB)
-            run(*make, *options, self.image)
+        make, least, _ = SYSTEMS[system]
+        with open(self.image, "wb") as file:
+            file.truncate((size or least) * MIB)
+        run(*make, *options, self.image)
 
     def __enter__(self):
         return self
