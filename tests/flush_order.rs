@@ -121,12 +121,12 @@ fn violations(trace: &str, home: &str, promises: &Promises) -> Vec<String> {
     let (mut dirty, mut found) = (Vec::<(usize, Dirty)>::new(), Vec::new());
     let mut answered = HashSet::new();
     let mut streams: HashMap<String, Vec<u8>> = HashMap::new();
-    let mut begun: HashMap<usize, usize> = HashMap::new();
+    let mut starts: HashMap<usize, usize> = HashMap::new();
     for (time, moment) in moments.into_iter().enumerate() {
         let (Moment::Begin(index) | Moment::End(index)) = moment;
         let (call, begins) = (&calls[index], matches!(moment, Moment::Begin(_)));
         if begins {
-            begun.insert(index, time);
+            starts.insert(index, time);
         }
         match call.name.as_str() {
             // Of an answer counts that it begins.
@@ -160,7 +160,7 @@ fn violations(trace: &str, home: &str, promises: &Promises) -> Vec<String> {
             }
             _ if begins || call.result().is_none() => {}
             "fsync" | "syncfs" => {
-                let (began, flushed) = (begun[&index], call.files().swap_remove(0));
+                let (began, flushed) = (starts[&index], call.files().swap_remove(0));
                 let is_clean = |one: &Dirty| call.name == "syncfs" || one.is_flushed_by(&flushed);
                 let (clean, left): (Vec<_>, Vec<_>) =
                     dirty.into_iter().partition(|(since, one)| *since < began && is_clean(one));
