@@ -36,10 +36,11 @@ def found(home):
             stat, digest = os.stat(path), hashlib.sha256(content).hexdigest()
             what = described(digest, len(content), stat.st_mode & 0o777, stat.st_mtime_ns)
             try:
-                kept = os.getxattr(path, "user.ftd.sha256").split()[1].decode()
+                kept = os.getxattr(path, "user.ftd.sha256")
             except OSError:
-                kept = "no digest"
-            tree[os.path.relpath(path, home)] = what if kept == digest else f"{what}, but kept as {kept}"
+                kept = b""
+            is_kept = digest.encode() in kept or bytes.fromhex(digest) in kept
+            tree[os.path.relpath(path, home)] = what if is_kept else f"{what}, but another digest"
     return tree
 
 
