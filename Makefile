@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test long-test race-test history-test torture demo bench fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test race-test history-test torture power-test demo bench fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,10 +46,23 @@ race-test: tools ## Swap what is under a daemon's hands: FTD_RACES calls of each
 
 history-test: tools ## Look for the order that explains FTD_HISTORY operations (60000) of many clients
 	$(CARGO) test --locked --test history -- --ignored --nocapture
+
 # FTD_TORTURE repeats the first; FTD_KILLS, FTD_ENDS and FTD_CLIENTS set how much the others do.
 torture: tools ## Fail, and kill, at every call of every operation; kill clients and daemons (about 5 minutes)
 	$(CARGO) test --locked --test torture -- --ignored --nocapture
 	FTD_KILLS=$${FTD_KILLS:-1000} FTD_CLIENTS=$${FTD_CLIENTS:-192} $(CARGO) test --locked --test atomicity --test restart -- --nocapture
+
+# The switch that leaves out a flush is in no other build.
+POWER = $(or $(CARGO_TARGET_DIR),target)/power/ftd
+
+power-test: tools ## Cut the power under ftd, with all flushes and with each left out (needs root)
+	$(CARGO) test --locked --features leave-out-flush --test flush_order -- --nocapture
+	install -D $(or $(CARGO_TARGET_DIR),target)/debug/ftd $(POWER)
+	$(CARGO) build --locked --bin ftd
+	tests/power/run --ftd $(or $(CARGO_TARGET_DIR),target)/debug/ftd cuts blocks uploads faults
+	for flush in file directory ancestor; do \
+	  FTD_ACKS=6 FTD_STATES=40 tests/power/run --ftd $(POWER) --leave-out $$flush cuts blocks || exit 1; done
+	FTD_UPLOADS=1 tests/power/run --ftd $(POWER) --leave-out checkpoint uploads
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

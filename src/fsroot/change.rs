@@ -9,6 +9,7 @@ use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::commit::{Parents, existing_file};
+use super::flush::Flush;
 use super::ledger::Delta;
 use super::made::{Made, Place};
 use super::resolve::{component, open_directory};
@@ -224,7 +225,7 @@ impl Tree {
 
     /// Flushes a directory in which a name was changed already.
     fn flush_after(&self, directory: &OwnedFd) -> Result<(), FsError> {
-        self.flush(directory)
+        self.flush(Flush::Directory, directory)
             .map_err(FsError::at("flush the directory"))
             .map_err(FsError::after_the_rename)
     }

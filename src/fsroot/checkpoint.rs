@@ -14,10 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{UnlinkatFlags, fdatasync, ftruncate, unlinkat};
+use nix::unistd::{UnlinkatFlags, ftruncate, unlinkat};
 use xattr::FileExt as _;
 
 use super::FsError;
+use super::flush::Flush;
 use super::ledger::Hold;
 use super::resolve::open_below;
 use super::staging::Staging;
@@ -157,7 +158,7 @@ impl Staging {
         let directory = Arc::clone(&self.tree.stage);
         let flush = move || {
             if full {
-                fdatasync(&file)?;
+                Flush::Checkpoint.of(&file)?;
             }
             if let Some((owner, state)) = mark {
                 // An attribute that cannot be kept is a checkpoint less, and no fault of the file.
@@ -186,7 +187,7 @@ impl Staging {
         let length = nix::libc::off_t::try_from(self.written).unwrap_or(nix::libc::off_t::MAX);
         let safe = self.early.join().is_ok()
             && ftruncate(&self.file, length).is_ok()
-            && (!full || fdatasync(&self.file).is_ok())
+            && (!full || Flush::Checkpoint.of(&self.file).is_ok())
             && Checkpoint::write(&self.file, self.written, state, &owner).is_ok()
             && (!full || nix::unistd::fsync(&self.tree.stage).is_ok());
         if safe {

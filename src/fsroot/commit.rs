@@ -8,8 +8,9 @@ use nix::fcntl::{AtFlags, PosixFadviseAdvice, RenameFlags, posix_fadvise, rename
 use nix::libc::off_t;
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, futimens};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
-use nix::unistd::{fsync, ftruncate};
+use nix::unistd::ftruncate;
 
+use super::flush::Flush;
 use super::ledger::{Change, Delta};
 use super::made::{Flushes, Identity, Made, identity};
 use super::resolve::{component, open_directory};
@@ -17,7 +18,7 @@ use super::retain::check_age;
 use super::staging::Staging;
 use super::tree::{StagingPlace, Tree};
 use super::{FsError, Kind, Stat, attribute};
-use crate::types::{Durability, ErrorCode, FileName, RelPath, Sha256Digest};
+use crate::types::{ErrorCode, FileName, RelPath, Sha256Digest};
 
 /// What a commit does when parent directories are missing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -141,7 +142,7 @@ impl Staging {
         let mut flushes = Flushes::default();
         for Named { tree, directory, identity, made, files } in named {
             let flushed = flushes
-                .flush(&tree, identity, &directory)
+                .flush(&tree, Flush::Directory, identity, &directory)
                 .and_then(|()| made.flush_with(&tree, &mut flushes))
                 .map_err(FsError::after_the_rename);
             for (place, published) in files {
@@ -245,10 +246,8 @@ impl Finished {
     }
 
     fn flush(self) -> Result<Flushed, FsError> {
-        if self.is_flushed() {
-            // Once: after a failure the kernel forgets what it could not write, and a second call lies.
-            fsync(&self.order.staging.file).map_err(FsError::at("flush the staged file"))?;
-        }
+        let Staging { tree, file, .. } = &self.order.staging;
+        tree.flush(Flush::File, file).map_err(FsError::at("flush the staged file"))?;
         Ok(Flushed(self))
     }
 }

@@ -14,6 +14,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::FsError;
 use super::commit::Parents;
+use super::flush::Flush;
 use super::ledger::{Change, Delta};
 use super::resolve::{DIRECTORY, component, open_below, open_directory};
 use super::tree::Tree;
@@ -82,10 +83,11 @@ impl Flushes {
     pub(super) fn flush(
         &mut self,
         tree: &Tree,
+        what: Flush,
         directory: Identity,
         descriptor: &OwnedFd,
     ) -> Result<(), FsError> {
-        let flush = || tree.flush(descriptor).map_err(FsError::at("flush the directory"));
+        let flush = || tree.flush(what, descriptor).map_err(FsError::at("flush the directory"));
         *self.0.entry(directory).or_insert_with(flush)
     }
 }
@@ -118,7 +120,7 @@ impl Made {
     /// The same, beside others.
     pub(super) fn flush_with(&self, tree: &Tree, flushes: &mut Flushes) -> Result<(), FsError> {
         for step in self.steps.iter().rev() {
-            flushes.flush(tree, step.place.directory, &step.parent)?;
+            flushes.flush(tree, Flush::Ancestor, step.place.directory, &step.parent)?;
         }
         // A name whose flush failed stays written down: nobody knows, so that everybody asks again.
         for step in self.steps.iter().filter(|step| step.own.is_some()) {
@@ -260,10 +262,10 @@ impl Tree {
         }
     }
 
-    /// Flushes a directory, unless this tree does without.
-    pub(super) fn flush(&self, directory: impl AsFd) -> nix::Result<()> {
+    /// Flushes a file or a directory, unless this tree does without.
+    pub(super) fn flush(&self, flush: Flush, what: impl AsFd) -> nix::Result<()> {
         match self.options.durability {
-            Durability::Full => nix::unistd::fsync(directory),
+            Durability::Full => flush.of(what),
             Durability::None => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ mod checkpoint;
 mod commit;
 mod count;
 mod error;
+mod flush;
 mod ledger;
 #[cfg(test)]
 mod ledger_tests;
