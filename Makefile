@@ -39,7 +39,7 @@ test: tools ## The everyday tests: no root needed, a few minutes
 	$(CARGO) test --locked
 
 long-test: tools ## The tests that take minutes each: large trees, and many cuts of large files
-	$(CARGO) test --locked --test trees --test resume_client -- --ignored --nocapture
+	$(CARGO) test --locked --test trees --test resume_client --test many_clients -- --ignored --nocapture
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release
