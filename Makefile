@@ -9,7 +9,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test long-test race-test history-test torture power-test demo bench fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test race-test history-test torture power-test demo bench microbench guard fuzz deny install deb system-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ test: tools ## The everyday tests: no root needed, a few minutes
 	$(CARGO) test --locked
 
 long-test: tools ## The tests that take minutes each: large trees, and many cuts of large files
-	$(CARGO) test --locked --test trees --test resume_client -- --ignored --nocapture
+	$(CARGO) test --locked --test trees --test resume_client --test many_clients -- --ignored --nocapture
 
 race-test: tools ## Swap what is under a daemon's hands: FTD_RACES calls of each operation (50000; before a release 1000000)
 	$(CARGO) test --locked --test races -- --ignored --nocapture
@@ -67,8 +67,17 @@ power-test: tools ## Cut the power under ftd, with all flushes and with each lef
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release
 
-bench: build ## Compare with rsync and scp on this machine; writes target/bench/report.md
-	benches/peers.py --ftd target/release/ftd --ftc target/release/ftc
+BENCH ?= --document docs/performance.md
+
+bench: build ## Compare with scp, rsync, nginx and vsftpd here, in docs/performance.md; BENCH=--quick only tries
+	$(CARGO) build --release --locked --example link --example limits
+	benches/run.py --release $(RELEASE) $(BENCH)
+
+microbench: tools ## Time framing, hashing and storing, each by itself
+	$(CARGO) bench --locked --bench micro
+
+guard: build ## Compare instruction counts of three transfers with benches/guard.json (needs valgrind)
+	benches/guard.py --release $(RELEASE)
 
 FUZZ_SECONDS ?= 60
 FUZZERS = header server_session client_session messages path config key_line spki

@@ -1,38 +1,33 @@
-#!/usr/bin/env python3
-"""Times ftd beside scp and rsync on this machine, and writes a report.
-
-Every peer runs a real server of its own on the loopback interface. The rounds are interleaved, so that what else
-the machine does meets all of them alike; figures are medians, and what counts are their ratios. Each result is
-compared with its source, byte for byte. Processor time is that of client and server together.
-
-Standard library only. A peer that is not installed is left out, with the command that installs it.
-"""
-import argparse
+"""The peers: servers in use, each with its usual client. All serve on the loopback interface, from a directory of their own."""
 import contextlib
-import filecmp
 import getpass
 import os
 import pathlib
-import platform
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
-import sys
-import tempfile
-import threading
 import time
 
-MIB = 1 << 20
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
+# Where the line of 40 ms and the one of 100 ms and 1 Gbit/s listen; each peer has the same port there.
+NEAR, DISTANT, LONG = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+SBIN = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_ports(count=1):
+    """The first of so many ports in a row that are free on every address in use here."""
+    while True:
+        with contextlib.ExitStack() as held:
+            first = 0
+            try:
+                for offset in range(count):
+                    for host in (NEAR, DISTANT, LONG):
+                        s = held.enter_context(socket.socket())
+                        s.bind((host, first + offset if first else 0))
+                        first = first or s.getsockname()[1]
+                return first
+            except (OSError, OverflowError):
+                continue
 
 
 def new_key(path):
@@ -40,13 +35,21 @@ def new_key(path):
     return path.with_suffix(".pub").read_text().strip()
 
 
+def files_of(top):
+    return sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file())
+
+
 class Peer:
     """One server and the client commands that go with it. `root` is where its files land."""
 
-    name = install = ""
+    name = guarantees = ""
+    ports = 1  # in a row, the first of which clients connect to
+    forks = False  # a process for each client
+    slow = False  # at a distance: measured there once
+    far = True  # whether it can be reached over a line at all
 
     def __init__(self, directory, options):
-        self.dir, self.options, self.port = directory, options, free_port()
+        self.dir, self.options, self.port, self.host = directory, options, free_ports(self.ports), NEAR
         self.root = directory / "root"
         self.root.mkdir(parents=True)
         self.prepare()
@@ -59,7 +62,7 @@ class Peer:
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 break
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((NEAR, self.port), 1):
                 return
             time.sleep(0.02)
         raise SystemExit(f"bench: {self.name} did not start:\n{(self.dir / 'log').read_text(errors='replace')}")
@@ -84,14 +87,20 @@ class Peer:
 
 class Ftd(Peer):
     name, durability = "ftd", "full"
+    guarantees = "encrypted; SHA-256 verified, atomic, flushed"
+    lasting = []
 
     def prepare(self):
         key = new_key(self.dir / "key")
         (self.dir / "ftd.toml").write_text(f"""
 root = "{self.root}"
-listen = ["127.0.0.1:{self.port}", "unix:{self.dir}/sock"]
+listen = ["{NEAR}:{self.port}", "unix:{self.dir}/sock"]
 host-key = "{self.dir}/host_key"
 durability = "{self.durability}"
+[limits]
+connections = 2048
+connections-per-user = 2048
+connections-per-source = 2048
 [[user]]
 name = "bench"
 keys = ["{key}"]
@@ -99,35 +108,42 @@ unix = ["{os.getuid()}"]
 home = "."
 allow = ["get", "list", "create", "replace", "mkdir"]
 """)
-        self.place = f"127.0.0.1:{self.port}"
+        if self.durability == "none":
+            told = subprocess.run([self.options.ftc, "get", "--help"], capture_output=True, text=True).stdout
+            self.lasting = ["--durability", "none"] if "--durability" in told else []
 
-    def server(self):
-        return [self.options.ftd, "serve", "--config", str(self.dir / "ftd.toml")]
+    @property
+    def place(self): return f"{self.host}:{self.port}"
+
+    def server(self): return [self.options.ftd, "serve", "--config", str(self.dir / "ftd.toml")]
 
     def client(self, *words):
         return ["env", "-u", "SSH_AUTH_SOCK", f"FTC_SERVER={self.place}", f"FTC_IDENTITY={self.dir}/key",
                 f"FTC_KNOWN_HOSTS={self.dir}/known", self.options.ftc, "--accept-new", "-q", *words]
 
     def put(self, source, name): return self.client("put", str(source), f":{name}")
-    def get(self, name, target): return self.client("get", f":{name}", str(target))
+    def get(self, name, target): return self.client("get", *self.lasting, f":{name}", str(target))
     def put_tree(self, source, name): return self.client("put", "-r", f"{source}/", f":{name}/")
-    def get_tree(self, name, target): return self.client("get", "-r", f":{name}/", f"{target}/")
+    def get_tree(self, name, target): return self.client("get", *self.lasting, "-r", f":{name}/", f"{target}/")
 
 
-class FtdNoSync(Ftd):
+class FtdNone(Ftd):
     name, durability = "ftd, durability none", "none"
+    guarantees = "encrypted; SHA-256 verified, atomic"
 
 
-class FtdUnix(Ftd):
-    name, durability = "ftd, Unix socket, durability none", "none"
+class FtdUnix(FtdNone):
+    name = "ftd, Unix socket, durability none"
+    guarantees = "the kernel vouches; SHA-256 verified, atomic"
+    far = False
 
-    def prepare(self):
-        super().prepare()
-        self.place = f"unix:{self.dir}/sock"
+    @property
+    def place(self): return f"unix:{self.dir}/sock"
 
 
 class Scp(Peer):
-    name, cipher = "scp, aes128-gcm", "aes128-gcm@openssh.com"
+    name, cipher, forks, slow = "scp, aes128-gcm", "aes128-gcm@openssh.com", True, True
+    guarantees = "encrypted; nothing verified"
 
     @classmethod
     def missing(cls, options):
@@ -136,8 +152,7 @@ class Scp(Peer):
         return None
 
     @staticmethod
-    def daemon():
-        return shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    def daemon(): return shutil.which("sshd", path=SBIN)
 
     def prepare(self):
         (self.dir / "authorized_keys").write_text(new_key(self.dir / "key") + "\n")
@@ -146,13 +161,14 @@ class Scp(Peer):
             os.makedirs("/run/sshd", exist_ok=True)  # where Debian's sshd separates its privileges
         (self.dir / "sshd_config").write_text(f"""
 Port {self.port}
-ListenAddress 127.0.0.1
+ListenAddress {NEAR}
 HostKey {self.dir}/host
 AuthorizedKeysFile {self.dir}/authorized_keys
 StrictModes no
 UsePAM no
 PidFile none
 PermitRootLogin prohibit-password
+MaxStartups 200
 Subsystem sftp internal-sftp
 """)
 
@@ -163,7 +179,7 @@ Subsystem sftp internal-sftp
                 "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={self.dir}/known",
                 "-o", "StrictHostKeyChecking=accept-new", *words]
 
-    def at(self, name): return f"{getpass.getuser()}@127.0.0.1:{self.root}/{name}"
+    def at(self, name): return f"{getpass.getuser()}@{self.host}:{self.root}/{name}"
     def put(self, source, name): return self.client(str(source), self.at(name))
     def get(self, name, target): return self.client(self.at(name), str(target))
     def put_tree(self, source, name): return self.client("-r", str(source), self.at(name))
@@ -171,7 +187,8 @@ Subsystem sftp internal-sftp
 
 
 class Rsyncd(Peer):
-    name, flush = "rsync, plain text", []
+    name, flush, forks = "rsyncd, plain text", [], True
+    guarantees = "plain text; xxh128 verified, atomic"
 
     @classmethod
     def missing(cls, options):
@@ -180,11 +197,11 @@ class Rsyncd(Peer):
     def prepare(self):
         identity = f"uid = {os.getuid()}\ngid = {os.getgid()}\n" if os.getuid() == 0 else ""
         (self.dir / "rsyncd.conf").write_text(
-            f"port = {self.port}\naddress = 127.0.0.1\nuse chroot = no\n{identity}"
+            f"port = {self.port}\naddress = {NEAR}\nuse chroot = no\n{identity}"
             f"[b]\npath = {self.root}\nread only = no\n")
 
     def server(self): return ["rsync", "--daemon", "--no-detach", f"--config={self.dir}/rsyncd.conf"]
-    def at(self, name): return f"rsync://127.0.0.1:{self.port}/b/{name}"
+    def at(self, name): return f"rsync://{self.host}:{self.port}/b/{name}"
     def put(self, source, name): return ["rsync", "-W", *self.flush, str(source), self.at(name)]
     def get(self, name, target): return ["rsync", "-W", *self.flush, self.at(name), str(target)]
     def put_tree(self, source, name): return ["rsync", "-rW", *self.flush, f"{source}/", self.at(name)]
@@ -192,210 +209,117 @@ class Rsyncd(Peer):
 
 
 class RsyncdFsync(Rsyncd):
-    name, flush = "rsync --fsync, plain text", ["--fsync"]
+    name, flush = "rsyncd, plain text, --fsync", ["--fsync"]
+    guarantees = "plain text; xxh128 verified, atomic, files flushed"
 
 
-PEERS = [Ftd, FtdNoSync, FtdUnix, Scp, Rsyncd, RsyncdFsync]
+class Curl(Peer):
+    """Peers whose client is curl; a tree is one curl with a list of files, over up to 16 connections."""
+
+    scheme, path = "http", ""
+    flags = ["--http1.1", "-H", "Expect:"]
+
+    def url(self, name): return f"{self.scheme}://{self.host}:{self.port}/{self.path}{name}"
+    def curl(self, *words): return ["curl", "-sS", "--fail", "--noproxy", "*", *self.flags, *words]
+    def put(self, source, name): return self.curl("-T", str(source), self.url(name))
+    def get(self, name, target): return self.curl("-o", str(target), self.url(name))
+
+    def many(self, pairs):
+        script = self.dir / "tree.curl"
+        script.write_text("".join(f'url = "{url}"\n{what} = "{path}"\n' for what, path, url in pairs))
+        return self.curl("--create-dirs", "--parallel", "--parallel-immediate", "--parallel-max", "16", "-K", str(script))
+
+    def put_tree(self, source, name):
+        return self.many(("upload-file", source / f, self.url(f"{name}/{f}")) for f in files_of(source))
+
+    def get_tree(self, name, target):
+        return self.many(("output", target / f, self.url(f"{name}/{f}")) for f in files_of(self.root / name))
 
 
-def family(pid):
-    """A process and all below it."""
-    children = {}
-    for entry in os.listdir("/proc"):
-        with contextlib.suppress(OSError, ValueError):
-            parent = int(pathlib.Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry))
-    found, todo = [], [pid]
-    while todo:
-        found.append(todo.pop())
-        todo += children.get(found[-1], [])
-    return found
+class Nginx(Curl):
+    name, tls = "nginx + curl, plain text", ""
+    guarantees = "plain text; nothing verified, atomic put"
+
+    @classmethod
+    def missing(cls, options):
+        if not shutil.which("nginx", path=SBIN) or not shutil.which("curl"):
+            return "nginx with WebDAV and curl are needed (Debian: apt-get install nginx curl)"
+        return None
+
+    def prepare(self):
+        user = f"user {getpass.getuser()};" if os.getuid() == 0 else ""
+        (self.dir / "nginx.conf").write_text(f"""
+daemon off; {user} worker_processes auto; pid {self.dir}/pid; error_log stderr error;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; client_max_body_size 0;
+  client_body_temp_path {self.dir}/body; client_body_buffer_size 1m; default_type application/octet-stream;
+  proxy_temp_path {self.dir}/t; fastcgi_temp_path {self.dir}/t; uwsgi_temp_path {self.dir}/t; scgi_temp_path {self.dir}/t;
+  server {{
+    listen {NEAR}:{self.port}{' ssl' if self.tls else ''}; {self.tls} root {self.root};
+    dav_methods PUT DELETE MKCOL; create_full_put_path on; dav_access user:rw;
+  }}
+}}
+""")
+
+    def server(self):
+        return [shutil.which("nginx", path=SBIN), "-c", str(self.dir / "nginx.conf"), "-p", str(self.dir), "-e", "stderr"]
 
 
-def processor_seconds(pid):
-    """User and system time of a process, its children that ended and those that live."""
-    total = 0
-    for member in family(pid):
-        with contextlib.suppress(OSError):
-            words = pathlib.Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-            total += sum(map(int, words[11:13])) + sum(map(int, words[13:15]))
-    return total / TICKS
+class NginxTls(Nginx):
+    name, scheme = "nginx + curl, TLS", "https"
+    guarantees = "encrypted; nothing verified, atomic put"
+
+    def prepare(self):
+        pem, key = self.dir / "cert.pem", self.dir / "key.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+                        "-subj", "/CN=bench", "-addext", "subjectAltName=" + ",".join(f"IP:{h}" for h in (NEAR, DISTANT, LONG)),
+                        "-keyout", str(key), "-out", str(pem)], check=True, stderr=subprocess.DEVNULL)
+        self.flags = [*self.flags, "--cacert", str(pem)]
+        self.tls = f"ssl_certificate {pem}; ssl_certificate_key {key}; ssl_protocols TLSv1.3; ssl_buffer_size 16k;"
+        super().prepare()
 
 
-def resident(pid):
-    total = 0
-    for member in family(pid):
-        with contextlib.suppress(OSError):
-            total += int(pathlib.Path(f"/proc/{member}/statm").read_text().split()[1]) * PAGE
-    return total
+class Vsftpd(Curl):
+    name, scheme, path, ports, forks, slow = "vsftpd + curl, plain text", "ftp", "up/", 64, True, True
+    guarantees, flags = "plain text; nothing", ["--ftp-create-dirs"]
+
+    @classmethod
+    def missing(cls, options):
+        if not shutil.which("vsftpd", path=SBIN) or not shutil.which("curl"):
+            return "vsftpd and curl are needed (Debian: apt-get install vsftpd curl)"
+        return None if os.getuid() == 0 else "vsftpd takes anonymous uploads only when it is started by root"
+
+    def prepare(self):
+        self.root.rmdir()
+        jail = self.dir / "jail"
+        self.root = jail / "up"
+        self.root.mkdir(parents=True)
+        (self.dir / "empty").mkdir()
+        shutil.chown(self.root, "ftp")
+        (self.dir / "vsftpd.conf").write_text(f"""listen=YES
+listen_ipv6=NO
+listen_address={NEAR}
+listen_port={self.port}
+pasv_min_port={self.port + 1}
+pasv_max_port={self.port + self.ports - 1}
+background=NO
+anonymous_enable=YES
+no_anon_password=YES
+anon_root={jail}
+write_enable=YES
+anon_upload_enable=YES
+anon_mkdir_write_enable=YES
+anon_other_write_enable=YES
+anon_world_readable_only=NO
+anon_umask=022
+secure_chroot_dir={self.dir}/empty
+seccomp_sandbox=NO
+max_clients=0
+max_per_ip=0
+""")
+
+    def server(self): return [shutil.which("vsftpd", path=SBIN), str(self.dir / "vsftpd.conf")]
 
 
-class PeakMemory:
-    """The largest resident set of a server and its children while the block runs, looked at 20 times a second."""
-
-    def __init__(self, pid):
-        self.pid, self.peak, self.over = pid, 0, threading.Event()
-
-    def __enter__(self):
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        self.thread.join()
-
-    def watch(self):
-        while not self.over.wait(0.05):
-            self.peak = max(self.peak, resident(self.pid))
-
-
-def timed(peer, command):
-    """Runs a client: wall seconds, processor seconds of both sides, the server's peak memory."""
-    server_before = processor_seconds(peer.process.pid)
-    with PeakMemory(peer.process.pid) as memory:
-        start = time.monotonic()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        complaint = child.stderr.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        wall = time.monotonic() - start
-    if child.returncode != 0:
-        raise SystemExit(f"bench: {peer.name}: {' '.join(command)}\n{complaint.decode(errors='replace')}")
-    time.sleep(0.2)  # sshd's children end a little after their client
-    server = processor_seconds(peer.process.pid) - server_before
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime + server, "memory": memory.peak}
-
-
-def fill(path, size):
-    with open(path, "wb") as out:
-        for _ in range(size // MIB):
-            out.write(os.urandom(MIB))
-        out.write(os.urandom(size % MIB))
-
-
-def plant(top, files):
-    """A tree of files of 4 KiB, a hundred to a directory."""
-    for number in range(files):
-        directory = top / f"d{number // 100:03}"
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"f{number:06}").write_bytes(os.urandom(4096))
-
-
-def equal(one, other):
-    """Whether two files, or two whole trees, are the same byte for byte."""
-    if one.is_file():
-        return filecmp.cmp(one, other, shallow=False)
-    names = sorted(path.relative_to(one) for path in one.rglob("*"))
-    return names == sorted(path.relative_to(other) for path in other.rglob("*")) and all(
-        filecmp.cmp(one / name, other / name, shallow=False) for name in names if (one / name).is_file())
-
-
-def measure(lab, options):
-    size = int(options.size * 1024) * MIB
-    big, small, back = lab / "big", lab / "small", lab / "back"
-    fill(big, size)
-    fill(small, 64 * 1024)
-    tree = lab / "tree"
-    plant(tree, options.files)
-    peers, left_out, results, idle = [], [], {}, {}
-    for kind in PEERS:
-        if options.peers and not any(word in kind.name for word in options.peers.split(",")):
-            continue
-        reason = kind.missing(options)
-        if reason:
-            left_out.append(f"{kind.name}: {reason}")
-            print(f"left out: {left_out[-1]}", file=sys.stderr)
-            continue
-        peers.append(kind(lab / f"peer{len(peers)}", options))
-        idle[kind.name] = resident(peers[-1].process.pid)
-    try:
-        for turn in range(options.rounds + 1):  # the first warms up and does not count
-            for peer in peers[turn % len(peers):] + peers[:turn % len(peers)]:
-                jobs = [("put", peer.put(big, "big"), big, peer.root / "big"),
-                        ("get", peer.get("big", back), big, back),
-                        ("put 64 KiB", peer.put(small, f"small{turn}"), small, peer.root / f"small{turn}"),
-                        # New names each time: a file system that has just removed many files is slow for minutes.
-                        ("put tree", peer.put_tree(tree, f"tree{turn}"), tree, peer.root / f"tree{turn}"),
-                        ("get tree", peer.get_tree(f"tree{turn}", peer.dir / f"back{turn}"), tree,
-                         peer.dir / f"back{turn}")]
-                for scenario, command, source, result in jobs:
-                    if not scenario.endswith("tree"):
-                        result.unlink(missing_ok=True)  # nobody is to pay for the removal of an old file
-                    elif scenario == "get tree":
-                        result.mkdir()
-                    os.sync()  # nor for the write-back of somebody else's
-                    figures = timed(peer, command)
-                    at = result / f"tree{turn}" if (result / f"tree{turn}").is_dir() else result  # as scp -r does
-                    if not equal(source, at):
-                        raise SystemExit(f"bench: {peer.name}: {scenario}: the result differs from its source")
-                    if turn:
-                        results.setdefault((scenario, peer.name), []).append(figures)
-                print(f"round {turn} of {options.rounds}: {peer.name}", file=sys.stderr)
-    finally:
-        for peer in peers:
-            peer.stop()
-    return [p.name for p in peers], left_out, results, idle
-
-
-def commit():
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
-
-
-def processor_name():
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def report(names, left_out, results, idle, options):
-    base = Scp.name if Scp.name in names else names[0]
-    lines = [
-        f"{time.strftime('%Y-%m-%d')}, commit {commit()}; {processor_name()}, {os.cpu_count()} threads, "
-        f"Linux {platform.release()}; {options.rounds} interleaved rounds, medians (lowest to highest); "
-        f"large files of {options.size:g} GiB; ratios to {base}.", ""]
-    titles = {"put": f"put {options.size:g} GiB", "get": f"get {options.size:g} GiB",
-              "put 64 KiB": "put 64 KiB, a fresh client",
-              "put tree": f"put {options.files} files of 4 KiB", "get tree": f"get {options.files} files of 4 KiB"}
-    for scenario, title in titles.items():
-        def median(name, key):
-            return statistics.median(f[key] for f in results[scenario, name])
-        lines += [f"**{title}**", "",
-                  "| | wall s | ratio | CPU s, both sides | ratio | peak memory of the server |",
-                  "|---|---|---|---|---|---|"]
-        for name in names:
-            walls = [f["wall"] for f in results[scenario, name]]
-            wall, cpu = median(name, "wall"), median(name, "cpu")
-            lines.append(
-                f"| {name} | {wall:.3f} ({min(walls):.3f}–{max(walls):.3f}) | {wall / median(base, 'wall'):.2f} | "
-                f"{cpu:.2f} | {cpu / max(median(base, 'cpu'), 0.01):.2f} | {median(name, 'memory') / MIB:.1f} MiB |")
-        lines.append("")
-    lines.append("Memory of the idle server: "
-                 + ", ".join(f"{name} {idle[name] / MIB:.1f} MiB" for name in names) + ".")
-    lines += [f"Left out: {reason}" for reason in left_out]
-    return "\n".join(lines) + "\n"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ftd", required=True, type=os.path.abspath)
-    parser.add_argument("--ftc", required=True, type=os.path.abspath)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", help="only those whose name holds one of these words, parted by commas")
-    parser.add_argument("--size", type=float, default=1, help="of the large file, in GiB")
-    parser.add_argument("--files", type=int, default=2000, help="in the tree")
-    parser.add_argument("--lab", help="a directory on the file system to measure (default: below target/bench)")
-    parser.add_argument("--output", default="target/bench/report.md")
-    options = parser.parse_args()
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.lab or output.parent, prefix="lab.") as lab:
-        text = report(*measure(pathlib.Path(lab).absolute(), options), options)
-    output.write_text(text)
-    print(text)
-
-
-if __name__ == "__main__":
-    main()
+PEERS = [Ftd, FtdNone, FtdUnix, Scp, Rsyncd, RsyncdFsync, NginxTls, Nginx, Vsftpd]

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
-use super::engine::{Line, Throttle};
+use super::engine::{Early, Line, Throttle};
 use super::exit::{Exit, Failure, said, tell};
 use super::operand::Server;
 use super::settings::{Settings, home};
@@ -40,6 +41,7 @@ pub async fn connect(
     settings: &Settings,
     keys: &Keys,
     throttle: &Arc<Throttle>,
+    stood: &Arc<AtomicBool>,
 ) -> Result<Line, Failure> {
     match server {
         Server::Unix(path) => {
@@ -55,7 +57,7 @@ pub async fn connect(
         }
         Server::Tcp { host, port } => {
             let address = (host.as_str(), *port);
-            connect_tls(&server.name(), address, settings, keys, throttle).await
+            connect_tls(&server.name(), address, settings, keys, throttle, stood).await
         }
     }
 }
@@ -76,23 +78,34 @@ async fn connect_tls(
     settings: &Settings,
     keys: &Keys,
     throttle: &Arc<Throttle>,
+    stood: &Arc<AtomicBool>,
 ) -> Result<Line, Failure> {
-    let doing = |failure: Failure| failure.doing(format!("connect to {name}"));
     let mut trust = Trust::load(name, settings)?;
+    // With one key there is nothing to decide when the server has judged it, so that work begins at once.
+    let early = |signer: &Signer| {
+        let (name, line) = (name.to_owned(), public_line(signer.public()));
+        let refused = Box::new(move |failure| refused(failure, &name, &line));
+        (!settings.global.verbose).then(|| Early { stood: Arc::clone(stood), refused })
+    };
+    let doing = |failure: Failure| failure.doing(format!("connect to {name}"));
     let taken = keys.taken().get(name).cloned();
     if let Some(signer) = taken {
-        return attempt(address, &signer, &mut trust, throttle).await.map_err(doing);
+        let early = early(&signer);
+        return attempt(address, &signer, &mut trust, throttle, early).await.map_err(doing);
     }
-    let mut refused = Vec::new();
+    let mut unknown = Vec::new();
     let tries = if settings.unasked { 1 } else { TRIES_MAX };
-    for candidate in candidates(settings).into_iter().take(tries) {
+    let candidates = candidates(settings);
+    let is_only = candidates.len() == 1;
+    for candidate in candidates.into_iter().take(tries) {
         let signer = candidate.signer(settings)?;
         if settings.global.verbose {
             tell(format_args!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from));
         }
-        match attempt(address, &signer, &mut trust, throttle).await {
+        let early = if is_only { early(&signer) } else { None };
+        match attempt(address, &signer, &mut trust, throttle, early).await {
             Err(failure) if failure.code == Some(ErrorCode::Auth) => {
-                refused.push((signer, failure));
+                unknown.push((signer, failure));
             }
             Ok(line) => {
                 keys.taken().insert(name.to_owned(), signer);
@@ -101,15 +114,20 @@ async fn connect_tls(
             Err(failure) => return Err(doing(failure)),
         }
     }
-    Err(match refused.first() {
-        Some((signer, failure)) => {
-            let line = public_line(signer.public());
-            failure.clone().doing(format!("log in to {name}")).hint(format!(
-                "ask the administrator to add this line to your keys in ftd.toml: {line}"
-            ))
-        }
+    Err(match unknown.into_iter().next() {
+        Some((signer, failure)) => refused(failure, name, &public_line(signer.public())),
         None => no_key(name),
     })
+}
+
+/// What is said when a server answers a handshake with anything but hello; `line` is the key that it was shown.
+fn refused(failure: Failure, name: &str, line: &str) -> Failure {
+    if failure.code != Some(ErrorCode::Auth) {
+        return failure.doing(format!("connect to {name}"));
+    }
+    failure
+        .doing(format!("log in to {name}"))
+        .hint(format!("ask the administrator to add this line to your keys in ftd.toml: {line}"))
 }
 
 /// There is nothing to offer: says where was looked, and what was found there instead.
@@ -149,6 +167,7 @@ async fn attempt(
     signer: &Signer,
     trust: &mut Trust,
     throttle: &Arc<Throttle>,
+    early: Option<Early>,
 ) -> Result<Line, Failure> {
     loop {
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
@@ -178,7 +197,11 @@ async fn attempt(
             }
             Ok(Ok(connection)) => {
                 let (reader, writer) = split(connection, STALL);
-                let line = Line::open(reader, writer, Arc::clone(throttle)).await;
+                let throttle = Arc::clone(throttle);
+                if let Some(early) = early.filter(|_| trust.is_settled()) {
+                    return Line::open_early(reader, writer, throttle, early);
+                }
+                let line = Line::open(reader, writer, throttle).await;
                 if line.is_ok() {
                     trust.remember()?;
                 }
@@ -318,6 +341,11 @@ impl Trust {
         }
         self.judge.with(|judged| judged.good.push(key.clone()));
         Ok(())
+    }
+
+    /// Whether the key that the server showed needs no remembering.
+    fn is_settled(&self) -> bool {
+        self.judge.seen().is_some_and(|key| self.known.contains(&key))
     }
 
     fn remember(&mut self) -> Result<(), Failure> {

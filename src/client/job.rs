@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ struct Shared {
 struct Lane {
     line: tokio::sync::Mutex<Option<Line>>,
     /// Whether it ever stood: a first connection that fails is not tried again.
-    stood: std::sync::atomic::AtomicBool,
+    stood: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -193,18 +193,22 @@ impl Job {
         if let Some(failure) = self.gone().why.get(&key) {
             return Err(failure.clone());
         }
-        let made = connect(server, &self.settings, &self.shared.keys, &self.shared.throttle).await;
+        let shared = &self.shared;
+        let made =
+            connect(server, &self.settings, &shared.keys, &shared.throttle, &seat.stood).await;
         let made = made.inspect_err(|failure| {
             if !seat.stood.load(Ordering::Relaxed) {
                 self.gone().why.insert(key, failure.clone());
             }
         })?;
-        seat.stood.store(true, Ordering::Relaxed);
-        self.report.explain(|| {
-            let (user, version) = (&made.hello().user, &made.hello().server);
-            let (user, version) = (Escaped(user.as_bytes()), Escaped(version.as_bytes()));
-            format!("logged in to {} ({version}) as {user}", server.name())
-        });
+        if let Some(hello) = made.hello() {
+            seat.stood.store(true, Ordering::Relaxed);
+            self.report.explain(|| {
+                let user = Escaped(hello.user.as_bytes());
+                let version = Escaped(hello.server.as_bytes());
+                format!("logged in to {} ({version}) as {user}", server.name())
+            });
+        }
         *place = Some(made.clone());
         Ok(made)
     }
@@ -225,10 +229,12 @@ impl Job {
         let Err(failure) = outcome else { return false };
         let seat = self.lane(server, lane);
         let key = (server.name(), lane);
-        if !failure.is_lost()
-            || !seat.stood.load(Ordering::Relaxed)
-            || self.gone().why.contains_key(&key)
-        {
+        if !seat.stood.load(Ordering::Relaxed) {
+            // The server has refused us, or was lost, before it said hello: others need not try.
+            self.gone().why.entry(key).or_insert_with(|| failure.clone());
+            return false;
+        }
+        if !failure.is_lost() || self.gone().why.contains_key(&key) {
             return false;
         }
         let Some(pause) = patience.pause() else {

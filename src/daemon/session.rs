@@ -36,6 +36,8 @@ const EXPIRY_CHECK: Duration = Duration::from_secs(2);
 const DROP_BYTES: usize = 64 * 1024;
 /// How long a peer that was sent away may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
+/// Bytes of somebody who is not served that are dropped before the connection is.
+const UNREAD_BYTES: usize = 4 * 1024 * 1024;
 /// Answers that may wait for the writer.
 const ANSWERS_MAX: usize = 64;
 
@@ -106,7 +108,7 @@ pub(super) async fn serve<S: Store>(
             let message = format!("{peer} is not known here; ask the administrator to add it");
             let message = ErrorMessage::new(ErrorCode::Auth, message);
             return tokio::select! {
-                () = farewell(&mut writer, Some(message)) => {}
+                () = refuse(&mut reader, &mut writer, message) => {}
                 () = visitor.evicted() => {}
             };
         }
@@ -118,7 +120,8 @@ pub(super) async fn serve<S: Store>(
         Ok(places) => places,
         Err(message) => {
             verbs::log_turned_away(&user, &peer, &visitor.address, message);
-            return farewell(&mut writer, Some(ErrorMessage::new(ErrorCode::Limit, message))).await;
+            let message = ErrorMessage::new(ErrorCode::Limit, message);
+            return refuse(&mut reader, &mut writer, message).await;
         }
     };
     let Visitor { address, ip: source, .. } = visitor;
@@ -165,7 +168,7 @@ pub(super) async fn serve<S: Store>(
             let ask = session.answers.send((0, Final::Close(last)));
             let _ = timeout(FAREWELL, async { tokio::join!(ask, &mut writing) }).await;
             if matches!(end, End::Told(_)) {
-                reader.drain(LINGER).await;
+                reader.drain(LINGER, usize::MAX).await;
             }
         }
         end
@@ -186,7 +189,12 @@ pub(super) async fn serve<S: Store>(
     }
 }
 
-/// The last word to somebody who is not served.
+/// The last word to somebody who is not served, and who may have sent a request without waiting for it.
+async fn refuse(reader: &mut FrameReader, writer: &mut FrameWriter, message: ErrorMessage) {
+    farewell(writer, Some(message)).await;
+    reader.drain(LINGER, UNREAD_BYTES).await;
+}
+
 async fn farewell(writer: &mut FrameWriter, message: Option<ErrorMessage>) {
     if let Some(message) = message {
         let _ = writer.control(Kind::Error, 0, &message);

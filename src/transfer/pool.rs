@@ -10,12 +10,14 @@ use crate::types::limits::BUFFER_BYTES;
 
 /// The unit in which memory is counted, and to which buffers are aligned: a page.
 const PAGE: usize = 4096;
+/// Spare buffers that are kept when nothing is in use, so that one transfer after the other finds some.
+const SPARE_LEAST: usize = 8;
 /// A whole buffer's worth of permits.
 const BUFFER_PAGES: usize = BUFFER_BYTES / PAGE;
 
 /// The daemon's memory for content.
 ///
-/// Whole buffers are kept for the next transfer; they start on a page, because copies between
+/// Whole buffers are kept for the next transfer, as many as are in use; they start on a page, because copies between
 /// addresses that differ by a few bytes within their pages are several times slower on some
 /// processors (`docs/performance.md`).
 pub struct Pool {
@@ -121,7 +123,11 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.capacity == BUFFER_BYTES {
-            self.pool.spare().push(std::mem::take(&mut self.memory));
+            let used = self.pool.pages_max - self.pool.pages.available_permits();
+            let kept = (used / BUFFER_PAGES).max(SPARE_LEAST);
+            let mut spare = self.pool.spare();
+            spare.push(std::mem::take(&mut self.memory));
+            spare.truncate(kept);
         }
     }
 }
@@ -135,6 +141,21 @@ impl fmt::Debug for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: after a rush no more memory is kept than a few transfers need.
+    #[tokio::test]
+    async fn spare_buffers_go_when_those_in_use_do() {
+        let pool = Pool::new(64 * BUFFER_BYTES as u64);
+        let share = pool.share();
+        let mut held = Vec::new();
+        for _ in 0..32 {
+            held.push(share.acquire(u64::MAX).await);
+        }
+        held.truncate(20);
+        assert_eq!(pool.spare().len(), 12, "while others are in use");
+        held.clear();
+        assert_eq!(pool.spare().len(), SPARE_LEAST);
+    }
 
     /// Goal: memory never exceeds the cap, and one user never holds all of it.
     #[tokio::test]

@@ -140,16 +140,19 @@ impl FrameReader {
         self.control = Vec::new();
     }
 
-    /// Drops what the peer still sends until it closes, or until `limit` is over.
+    /// Drops what the peer still sends until it closes, until `limit` is over or for `bytes_max`.
     ///
     /// TCP that is closed with bytes unread is reset, and a reset may overtake our last word.
-    pub async fn drain(&mut self, limit: Duration) {
+    pub async fn drain(&mut self, limit: Duration, bytes_max: usize) {
         if !matches!(self.connection.socket(), Socket::Tcp(_)) {
             return;
         }
-        let mut nowhere = vec![0; DRAIN_BYTES];
+        let (mut nowhere, mut left) = (vec![0; DRAIN_BYTES], bytes_max);
         let drained = async {
-            while self.connection.read(&mut nowhere).await.is_ok_and(|read| read > 0) {
+            while let Ok(read @ 1..) = self.connection.read(&mut nowhere).await
+                && left > 0
+            {
+                left = left.saturating_sub(read);
                 tokio::task::yield_now().await; // A fast peer must not keep the limit from being seen.
             }
         };

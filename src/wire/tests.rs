@@ -209,7 +209,7 @@ async fn a_last_word_reaches_a_peer_that_is_still_sending() -> TestResult {
     reader.content(&mut [0; 100], None).await?;
     writer.empty(Kind::Eof, 1)?;
     writer.close(Duration::from_secs(20)).await;
-    reader.drain(Duration::from_secs(20)).await;
+    reader.drain(Duration::from_secs(20), usize::MAX).await;
     drop((reader, writer));
     assert_eq!(peer.await??, Kind::Eof as u8);
     Ok(())

@@ -1,12 +1,13 @@
 //! The task that drives a connection: what comes in goes to whoever waits for it, what is to go out goes.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Begun, FAREWELL, Inner, Reason, Slot, Step, Table, Waits, cut, parts};
+use super::{Begun, Early, FAREWELL, Inner, Reason, Slot, Step, Table, Waits, cut, parts};
 use crate::client::exit::{Exit, Failure};
 use crate::client::report::Meter;
 use crate::proto::{Answer, Header, Kind, Reply, Trailer};
@@ -28,10 +29,11 @@ pub(super) async fn run(
     reader: FrameReader,
     mut writer: FrameWriter,
     mut queue: mpsc::Receiver<Step>,
+    early: Option<Early>,
 ) {
     let failure = {
         let share = crate::transfer::Pool::new(super::CONTENT_BYTES).share();
-        let reading = Incoming { reader, inner: Weak::clone(&inner), share }.run();
+        let reading = Incoming { reader, inner: Weak::clone(&inner), share }.run(early);
         let mut reading = std::pin::pin!(reading);
         let mut writing = std::pin::pin!(write(&inner, &mut writer, &mut queue));
         tokio::select! {
@@ -141,7 +143,17 @@ struct Incoming {
 
 impl Incoming {
     /// Takes frames until the connection is over, and gives the reason.
-    async fn run(mut self) -> Failure {
+    async fn run(mut self, early: Option<Early>) -> Failure {
+        if let Some(Early { stood, refused }) = early {
+            match super::hello(&mut self.reader).await {
+                Err(failure) => return refused(failure),
+                Ok(hello) => {
+                    let Some(inner) = self.inner.upgrade() else { return cut() };
+                    stood.store(true, Ordering::Relaxed);
+                    inner.greet(hello);
+                }
+            }
+        }
         let mut heard = Instant::now();
         loop {
             let next = match self.reader.header(Instant::now() + TICK).await {

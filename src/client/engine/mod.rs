@@ -15,6 +15,7 @@ pub use throttle::Throttle;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Line(Arc<Inner>);
 
 struct Inner {
-    hello: ServerHello,
+    hello: OnceLock<ServerHello>,
     steps: mpsc::Sender<Step>,
     table: Mutex<Table>,
     requests: Arc<Semaphore>,
@@ -158,9 +159,25 @@ enum Step {
 }
 
 impl Inner {
+    /// Takes in what the server said first: from now on its limits are ours.
+    fn greet(&self, hello: ServerHello) {
+        let more = |ours: u32, theirs: u32| (ours.min(theirs).max(1) - 1) as usize;
+        self.requests.add_permits(more(REQUESTS_MAX, hello.limits.requests));
+        self.uploads.add_permits(more(UPLOADS_MAX, hello.limits.uploads.saturating_sub(1)));
+        let _ = self.hello.set(hello); // It is said once.
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a line that works before the server has said hello needs.
+pub(super) struct Early {
+    /// To be set when the server has said hello.
+    pub stood: Arc<AtomicBool>,
+    /// What is said of it when the server refuses us instead.
+    pub refused: Box<dyn Fn(Failure) -> Failure + Send>,
 }
 
 impl Line {
@@ -170,23 +187,39 @@ impl Line {
     /// The server does not know us, or speaks another version.
     pub(super) async fn open(
         mut reader: FrameReader,
-        mut writer: FrameWriter,
+        writer: FrameWriter,
         throttle: Arc<Throttle>,
     ) -> Result<Self, Failure> {
         let hello = hello(&mut reader).await?;
-        let Some(version) = VERSION.common(hello.versions) else {
-            let (min, max) = (hello.versions.min, hello.versions.max);
-            return Err(Failure::new(
-                Exit::Protocol,
-                format!("the server speaks versions {min} to {max}, and we none of them"),
-            )
-            .hint("update the older side"));
-        };
+        let line = Self::start(reader, writer, throttle, None)?;
+        line.0.greet(hello);
+        Ok(line)
+    }
+
+    /// Starts to work at once, with a single request until the server has said hello.
+    ///
+    /// *Source*: `docs/protocol.md`, "Opening".
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(super) fn open_early(
+        reader: FrameReader,
+        writer: FrameWriter,
+        throttle: Arc<Throttle>,
+        early: Early,
+    ) -> Result<Self, Failure> {
+        Self::start(reader, writer, throttle, Some(early))
+    }
+
+    fn start(
+        reader: FrameReader,
+        mut writer: FrameWriter,
+        throttle: Arc<Throttle>,
+        early: Option<Early>,
+    ) -> Result<Self, Failure> {
         let client = Some(concat!("ftc/", env!("CARGO_PKG_VERSION")).to_owned());
-        writer.control(Kind::Hello, 0, &ClientHello { version, client })?;
+        writer.control(Kind::Hello, 0, &ClientHello { version: VERSION.max, client })?;
         let (steps, queue) = mpsc::channel(STEPS_MAX);
-        let most =
-            |ours: u32, theirs: u32| Arc::new(Semaphore::new(ours.min(theirs).max(1) as usize));
         let inner = Arc::new(Inner {
             steps,
             table: Mutex::new(Table {
@@ -194,21 +227,21 @@ impl Line {
                 slots: HashMap::new(),
                 broken: None,
             }),
-            requests: most(REQUESTS_MAX, hello.limits.requests),
-            uploads: most(UPLOADS_MAX, hello.limits.uploads.saturating_sub(1)),
+            requests: Arc::new(Semaphore::new(1)),
+            uploads: Arc::new(Semaphore::new(1)),
             share: Pool::new(2 * CONTENT_BYTES).share(),
             throttle,
             driver: OnceLock::new(),
-            hello,
+            hello: OnceLock::new(),
         });
-        let driver = tokio::spawn(drive::run(Arc::downgrade(&inner), reader, writer, queue));
+        let driver = tokio::spawn(drive::run(Arc::downgrade(&inner), reader, writer, queue, early));
         let _ = inner.driver.set(driver.abort_handle()); // For the first time.
         Ok(Self(inner))
     }
 
-    /// What the server said first.
-    pub fn hello(&self) -> &ServerHello {
-        &self.0.hello
+    /// What the server said first, once it has.
+    pub fn hello(&self) -> Option<&ServerHello> {
+        self.0.hello.get()
     }
 
     /// Whether the connection is gone.
@@ -315,8 +348,8 @@ impl Line {
         meter: Meter,
     ) -> Result<Answer, Failure> {
         let (answer, answered) = oneshot::channel();
-        let _alone = match self.0.hello.limits.uploads {
-            0 | 1 => Some(self.0.uploads.acquire().await.map_err(|_| cut())?),
+        let _alone = match self.hello().map(|hello| hello.limits.uploads) {
+            None | Some(0 | 1) => Some(self.0.uploads.acquire().await.map_err(|_| cut())?),
             _ => None,
         };
         let whole = |id, request| Step::Whole { id, request, content, seal, meter };
@@ -442,8 +475,16 @@ async fn hello(reader: &mut FrameReader) -> Result<ServerHello, Failure> {
     };
     let wrong = |what: &str| Failure::new(Exit::Protocol, what.to_owned()).hint("is this an ftd?");
     match (header.kind, header.id) {
-        (Kind::Hello, 0) => serde_json::from_slice(reader.control(&header).await?)
-            .map_err(|error| wrong(&format!("the server's hello makes no sense: {error}"))),
+        (Kind::Hello, 0) => {
+            let hello: ServerHello = serde_json::from_slice(reader.control(&header).await?)
+                .map_err(|error| wrong(&format!("the server's hello makes no sense: {error}")))?;
+            if VERSION.common(hello.versions) == Some(VERSION.max) {
+                return Ok(hello);
+            }
+            let (min, max) = (hello.versions.min, hello.versions.max);
+            let text = format!("the server speaks versions {min} to {max}, and we {}", VERSION.max);
+            Err(Failure::new(Exit::Protocol, text).hint("update the older side"))
+        }
         (Kind::Error, 0) => {
             let error: ErrorMessage = serde_json::from_slice(reader.control(&header).await?)
                 .map_err(|_| wrong("the server's first words make no sense"))?;
