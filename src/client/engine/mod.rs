@@ -13,7 +13,7 @@ mod throttle;
 pub use backlog::Listing;
 pub use throttle::Throttle;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -75,7 +75,7 @@ struct Inner {
 /// What is in flight.
 struct Table {
     state: ClientState,
-    slots: HashMap<u32, Slot>,
+    slots: BTreeMap<u32, Slot>,
     /// Why nothing more can be asked here.
     broken: Option<Failure>,
 }
@@ -191,7 +191,7 @@ impl Line {
             steps,
             table: Mutex::new(Table {
                 state: ClientState::default(),
-                slots: HashMap::new(),
+                slots: BTreeMap::new(),
                 broken: None,
             }),
             requests: most(REQUESTS_MAX, hello.limits.requests),
