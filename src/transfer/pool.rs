@@ -57,6 +57,13 @@ impl Pool {
 }
 
 impl Share {
+    /// Whether nobody holds a buffer, neither of this part nor of the rest.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.own.available_permits() == self.pool.pages_max / 2
+            && self.pool.pages.available_permits() == self.pool.pages_max
+    }
+
     /// Waits for a buffer of at least `bytes`, or of the largest size there is.
     pub async fn acquire(&self, bytes: u64) -> Buffer {
         let wanted = usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, BUFFER_BYTES);

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::staged::Terms;
-use super::{Committed, LINGER, Part, Seal, Sink, Staged, Store, TransferError, Workers};
+use super::{Committed, Linger, Part, Seal, Sink, Staged, Store, TransferError, Workers};
 use crate::access::Overwrite;
 use crate::fsroot::{FsError, Kind, Owner, Parents, UploadId};
 use crate::types::limits::BUFFER_BYTES;
@@ -86,8 +84,8 @@ pub async fn receive<S: Sink>(
             workers.run(move || progress.cut()).await?;
             return Err(TransferError::Aborted);
         };
-        let runtime = Handle::current();
-        match workers.run(move || progress.visit(part, &runtime)).await? {
+        let linger = workers.linger();
+        match workers.run(move || progress.visit(part, &linger)).await? {
             Visit::Done(outcome) => return outcome,
             Visit::Parked(parked) => progress = parked,
         }
@@ -97,7 +95,7 @@ pub async fn receive<S: Sink>(
 
 impl<S: Sink> Progress<S> {
     /// Works on a file thread for as long as parts keep coming.
-    fn visit(mut self: Box<Self>, mut part: Option<Part>, runtime: &Handle) -> Visit<S> {
+    fn visit(mut self: Box<Self>, mut part: Option<Part>, linger: &Linger) -> Visit<S> {
         loop {
             match self.take(part) {
                 Ok(None) => {}
@@ -110,16 +108,14 @@ impl<S: Sink> Progress<S> {
                     self.cut();
                     return Visit::Done(Err(TransferError::Aborted));
                 }
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    match runtime.block_on(async { timeout(LINGER, self.parts.recv()).await }) {
-                        Ok(Some(part)) => Some(part),
-                        Ok(None) => {
-                            self.cut();
-                            return Visit::Done(Err(TransferError::Aborted));
-                        }
-                        Err(_) => return Visit::Parked(self),
+                Err(mpsc::error::TryRecvError::Empty) => match linger.wait(self.parts.recv()) {
+                    Some(Some(part)) => Some(part),
+                    Some(None) => {
+                        self.cut();
+                        return Visit::Done(Err(TransferError::Aborted));
                     }
-                }
+                    None => return Visit::Parked(self),
+                },
             };
         }
     }
