@@ -3,7 +3,9 @@
 //! The fuzzers call these without end, `tests/fuzz_laws.rs` with seeds and with random bytes on every run.
 
 use ftd::config::{Resolvers, Text, parse as parse_config};
-use ftd::identity::{fingerprint, parse_public_line, public_from_spki, public_line, spki_der};
+use ftd::identity::{
+    KnownHosts, fingerprint, parse_public_line, public_from_spki, public_line, spki_der,
+};
 use ftd::proto::{
     Answer, ClientState, Entries, ErrorMessage, Expect, Header, Request, ServerHello, ServerState,
     WirePath,
@@ -22,6 +24,8 @@ pub const ALL: &[(&str, Law)] = &[
     ("path", path),
     ("config", config),
     ("key_line", key_line),
+    ("keys_file", keys_file),
+    ("known_hosts", known_hosts),
     ("spki", spki),
 ];
 
@@ -163,6 +167,50 @@ pub fn key_line(data: &[u8]) {
         let again = parse_public_line(&public_line(&key)).map(|(key, _)| key);
         assert_eq!(again.as_ref(), Ok(&key));
         assert!(fingerprint(&key).starts_with("SHA256:"));
+    }
+}
+
+/// A file of a user's keys is taken whole, with every line that is no comment, or refused with the line.
+pub fn keys_file(data: &[u8]) {
+    const CONFIG: &str = r#"
+root = "/srv/ftd"
+listen = ["[::]:7373"]
+[[user]]
+name = "u"
+keys-file = "/keys"
+allow = ["get"]
+"#;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let key =
+        |line: &str| parse_public_line(line).map(|(key, _)| key).map_err(|error| error.to_string());
+    let account = |_: &str| Err("no such account".to_owned());
+    let file = |_: &std::path::Path| Ok(text.to_owned());
+    let resolvers = Resolvers { key: &key, account: &account, keys_file: &file };
+    let config = Text { name: "f".to_owned(), text: CONFIG.to_owned() };
+    match parse_config(&config, &[], &resolvers) {
+        Ok(settings) => {
+            let lines = text.lines().map(str::trim);
+            let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#')).count();
+            assert_eq!(settings.users[0].keys.len(), lines);
+        }
+        Err(errors) => {
+            for error in errors.errors() {
+                assert!(!error.to_string().chars().any(char::is_control), "{error:?}");
+            }
+        }
+    }
+}
+
+/// A file of known hosts is read whole or refused, and a host that has a key is known again by its line.
+pub fn known_hosts(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(known) = KnownHosts::parse(text, "f") else { return };
+    for line in text.lines().map(str::trim) {
+        let Some((host, _)) = line.split_once([' ', '\t']) else { continue };
+        for key in known.lookup(host) {
+            let again = KnownHosts::parse(&format!("{host} {}", public_line(&key)), "f");
+            assert!(line.starts_with('#') || again.is_ok_and(|again| again.lookup(host) == [key]));
+        }
     }
 }
 

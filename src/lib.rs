@@ -22,3 +22,7 @@ pub mod transfer;
 // Floor 4: the two programs.
 pub mod client;
 pub mod daemon;
+
+// Floor 5, in tests and fuzzers alone: both programs in one process, under a network that fails on purpose.
+#[cfg(any(test, fuzzing))]
+pub mod simulation;

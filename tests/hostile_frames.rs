@@ -383,7 +383,27 @@ fn resident_kib(daemon: &Daemon) -> Result<u64, Box<dyn std::error::Error>> {
     Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
 }
 
-/// F-10, F-11, F-12: what is no TLS 1.3 client of ours gets an alert or a closed connection.
+/// A TLS client's first record: its version, whether it names TLS 1.3 too, and so many extensions more.
+fn client_hello(version: u8, speaks_1_3: bool, more: u16) -> Vec<u8> {
+    let sized = |bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        [&length.to_be_bytes(), bytes].concat()
+    };
+    let mut extensions = Vec::new();
+    if speaks_1_3 {
+        extensions.extend([0, 43, 0, 3, 2, 3, 4]);
+    }
+    for kind in 0x4000..0x4000 + more {
+        extensions.extend(kind.to_be_bytes());
+        extensions.extend([0, 0]);
+    }
+    let suites = sized(&[0x13, 0x01, 0xc0, 0x2f, 0x00, 0x2f]);
+    let body = [&[3, version][..], &[7; 32], &[0], &suites, &[1, 0], &sized(&extensions)].concat();
+    let handshake = [&[1, 0][..], &sized(&body)].concat();
+    [&[22, 3, version.min(1)][..], &sized(&handshake)].concat()
+}
+
+/// F-10, F-11, F-12, F-13: what is no TLS 1.3 client of ours gets an alert or a closed connection.
 #[test]
 fn strangers_on_the_tls_port_are_dropped() -> TestResult {
     let daemon = Setup::with(
@@ -402,6 +422,12 @@ fn strangers_on_the_tls_port_are_dropped() -> TestResult {
         (hello, "a hello of 64 KiB"),
         (records, "many tiny records"),
         ([22, 3, 1, 0, 0].repeat(1000), "empty records"),
+        ([21, 3, 3, 0, 2, 1, 90].repeat(2000), "warnings without end"),
+        (client_hello(3, false, 0), "TLS 1.2"),
+        (client_hello(2, false, 0), "TLS 1.1"),
+        (client_hello(0, false, 0), "SSL 3"),
+        (client_hello(3, true, 1000), "a thousand extensions"),
+        (client_hello(3, true, 4000).repeat(4), "a hello that goes on"),
         (Vec::new(), "silence"),
         (vec![22, 3], "half a record header"),
     ] {

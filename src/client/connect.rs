@@ -1,7 +1,7 @@
 //! From a server's name to a connection on which both sides know who the other is.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,24 +40,38 @@ pub async fn connect(
     server: &Server,
     settings: &Settings,
     keys: &Keys,
+    dialer: &Dialer,
     throttle: &Arc<Throttle>,
     stood: &Arc<AtomicBool>,
 ) -> Result<Line, Failure> {
     match server {
         Server::Unix(path) => {
             let doing = || format!("connect to unix:{}", path.display());
-            let stream = UnixStream::connect(path).await.map_err(|error| {
+            let socket = dialer.dial(path).await.map_err(|error| {
                 Failure::new(Exit::Connect, said(&error))
                     .doing(doing())
                     .hint("is ftd running there?")
             })?;
-            let (reader, writer) = split(Connection::plain(Socket::Unix(stream)), STALL);
+            let (reader, writer) = split(Connection::plain(socket), STALL);
             let line = Line::open(reader, writer, Arc::clone(throttle)).await;
             line.map_err(|failure| failure.doing(doing()))
         }
         Server::Tcp { host, port } => {
             let address = (host.as_str(), *port);
             connect_tls(&server.name(), address, settings, keys, throttle, stood).await
+        }
+    }
+}
+
+/// What opens Unix sockets: the kernel, if nobody stands in for it.
+#[derive(Clone, Default)]
+pub struct Dialer(pub(super) Option<Arc<dyn Fn() -> io::Result<Socket> + Send + Sync>>);
+
+impl Dialer {
+    async fn dial(&self, path: &Path) -> io::Result<Socket> {
+        match &self.0 {
+            None => UnixStream::connect(path).await.map(Socket::Unix),
+            Some(dial) => dial(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One run of `ftc`: its settings, its connections, and the count of what failed.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, DefaultHasher, Hash as _, Hasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::cli::Global;
-use super::connect::{Keys, connect};
+use super::connect::{Dialer, Keys, connect};
 use super::engine::{Line, Throttle};
 use super::exit::{Exit, Failure};
 use super::operand::{Remote, Server};
@@ -47,6 +47,8 @@ struct Gone {
 struct Shared {
     throttle: Arc<Throttle>,
     keys: Keys,
+    dialer: Dialer,
+    jitter: Jitter,
     lanes: Mutex<HashMap<(String, usize), Arc<Lane>>>,
     /// Where the user stands, at a prompt: a server, and a directory there.
     place: Mutex<Option<(Option<Server>, Vec<u8>)>>,
@@ -70,6 +72,14 @@ impl Job {
     /// Nothing done yet.
     pub fn new(settings: Settings, report: Report, rate: Option<u64>) -> Self {
         Self::with(settings, report, rate, Arc::default())
+    }
+
+    /// Nothing done yet, and somebody else than the kernel opens Unix sockets.
+    #[cfg(test)]
+    pub(super) fn dialing(settings: Settings, report: Report, dialer: Dialer, seed: u64) -> Self {
+        let jitter = Jitter(AtomicU64::new(seed));
+        let shared = Arc::new(Shared { dialer, jitter, ..Shared::default() });
+        Self::with(settings, report, None, shared)
     }
 
     fn with(settings: Settings, report: Report, rate: Option<u64>, shared: Arc<Shared>) -> Self {
@@ -193,9 +203,8 @@ impl Job {
         if let Some(failure) = self.gone().why.get(&key) {
             return Err(failure.clone());
         }
-        let shared = &self.shared;
-        let made =
-            connect(server, &self.settings, &shared.keys, &shared.throttle, &seat.stood).await;
+        let Shared { keys, dialer, throttle, .. } = &*self.shared;
+        let made = connect(server, &self.settings, keys, dialer, throttle, &seat.stood).await;
         let made = made.inspect_err(|failure| {
             if !seat.stood.load(Ordering::Relaxed) {
                 self.gone().why.insert(key, failure.clone());
@@ -215,7 +224,8 @@ impl Job {
 
     /// A fresh count of tries for one piece of work.
     pub fn patience(&self) -> Patience {
-        Patience { limit: self.settings.global.retry, since: None, tries: 0 }
+        let jitter = self.shared.jitter.next();
+        Patience { limit: self.settings.global.retry, since: None, tries: 0, jitter }
     }
 
     /// Whether to try again after this outcome; waits before it says yes.
@@ -360,11 +370,27 @@ fn is_name_with_dot(typed: &[u8]) -> bool {
     !last.is_empty() && !matches!(last, b"." | b"..")
 }
 
+/// What makes pauses differ: between two runs, and between two pieces of work of one.
+struct Jitter(AtomicU64);
+
+impl Default for Jitter {
+    fn default() -> Self {
+        Self(AtomicU64::new(RandomState::new().hash_one(0_u8)))
+    }
+}
+
+impl Jitter {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// How often, and for how long, something lost is tried again.
 pub struct Patience {
     limit: Duration,
     since: Option<Instant>,
     tries: u32,
+    jitter: u64,
 }
 
 impl Patience {
@@ -384,7 +410,9 @@ impl Patience {
     fn pause(&mut self) -> Option<Duration> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let full = PAUSE.0.saturating_mul(1 << self.tries.min(10)).min(PAUSE.1);
-        let jitter = (RandomState::new().hash_one(0_u8) % 1000) as u32;
+        let mut hasher = DefaultHasher::new();
+        (self.jitter, self.tries).hash(&mut hasher);
+        let jitter = (hasher.finish() % 1000) as u32;
         let pause = full / 2 + full * jitter / 2000;
         self.tries += 1;
         (since.elapsed() + pause <= self.limit).then_some(pause)
@@ -417,7 +445,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_with_jitter_and_end_with_the_limit() {
-        let mut patience = Patience { limit: Duration::from_secs(30), since: None, tries: 0 };
+        let mut patience =
+            Patience { limit: Duration::from_secs(30), since: None, tries: 0, jitter: 0 };
         let start = Instant::now();
         let mut pauses = Vec::new();
         while let Some(pause) = patience.pause() {
@@ -426,7 +455,7 @@ mod tests {
         }
         assert!(start.elapsed() <= Duration::from_secs(30) && pauses.len() > 5, "{pauses:?}");
         assert!(pauses[0] <= PAUSE.0 && pauses.iter().all(|pause| *pause <= PAUSE.1));
-        let mut none = Patience { limit: Duration::ZERO, since: None, tries: 0 };
+        let mut none = Patience { limit: Duration::ZERO, since: None, tries: 0, jitter: 0 };
         assert!(none.pause().is_none(), "--retry 0 never tries again");
     }
 }

@@ -26,6 +26,8 @@ mod report;
 mod resume;
 mod settings;
 mod shell;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod state;
 mod upload;
 mod verify;

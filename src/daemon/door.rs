@@ -158,7 +158,7 @@ impl Count {
         taken.ok().map(|_| Taken(self.clone()))
     }
 
-    fn get(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Acquire)
     }
 }

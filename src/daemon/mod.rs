@@ -17,6 +17,8 @@ pub mod sandbox;
 mod server;
 mod session;
 mod settings;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod simulated;
 mod sockets;
 mod start;
 mod strangers;

@@ -3,7 +3,7 @@
 //! One task reads and writes side by side. Requests run as tasks of their own and answer through two
 //! bounded channels: `answers` for everything that is one frame, `parts` for what is streamed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,6 +38,8 @@ const DROP_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of somebody who is not served that are dropped before the connection is.
 const UNREAD_BYTES: usize = 4 * 1024 * 1024;
+/// What those are told who want something of a daemon that ends.
+const STOPPING: &str = "the server is stopping; try again later";
 /// Answers that may wait for the writer.
 const ANSWERS_MAX: usize = 64;
 
@@ -70,9 +72,9 @@ struct Upload {
 
 /// What a connection has taken in and not finished.
 struct Intake {
-    uploads: HashMap<u32, Upload>,
+    uploads: BTreeMap<u32, Upload>,
     /// Requests other than puts, so that they can be cancelled.
-    tasks: HashMap<u32, AbortHandle>,
+    tasks: BTreeMap<u32, AbortHandle>,
     draining: bool,
 }
 
@@ -108,6 +110,7 @@ pub(super) async fn serve<S: Store>(
             let message = format!("{peer} is not known here; ask the administrator to add it");
             let message = ErrorMessage::new(ErrorCode::Auth, message);
             return tokio::select! {
+                biased;
                 () = refuse(&mut reader, &mut writer, message) => {}
                 () = visitor.evicted() => {}
             };
@@ -157,6 +160,7 @@ pub(super) async fn serve<S: Store>(
         let mut writing =
             std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut content));
         let end = tokio::select! {
+            biased; // Each of them ends the session; a simulation has one order of things.
             end = reading => end,
             end = session.revoked() => end,
             Err(error) = &mut writing => End::Gone(error),
@@ -249,6 +253,7 @@ impl<S: Store> Session<S> {
             };
             // The wall clock may be set at any time, so that it is looked at again and again.
             tokio::select! {
+                biased;
                 changed = live.changed() => if changed.is_err() {
                     break; // The daemon is gone.
                 },
@@ -261,7 +266,8 @@ impl<S: Store> Session<S> {
 
     /// The incoming direction: frames in, work started.
     async fn read(self: &Arc<Self>, reader: &mut FrameReader) -> End {
-        let mut intake = Intake { uploads: HashMap::new(), tasks: HashMap::new(), draining: false };
+        let mut intake =
+            Intake { uploads: BTreeMap::new(), tasks: BTreeMap::new(), draining: false };
         let mut phase = self.server.phase.clone();
         let (greeting_timeout, idle_timeout) = {
             let live = self.server.live.borrow();
@@ -275,8 +281,7 @@ impl<S: Store> Session<S> {
                 (state.is_greeted(), state.is_idle(), state.awaits_content())
             };
             if is_idle && intake.draining {
-                let message = "the server is stopping; try again later";
-                return End::Told(ErrorMessage::new(ErrorCode::Shutdown, message));
+                return End::stopping();
             }
             if is_idle && !was_idle {
                 quiet_since = Instant::now();
@@ -294,7 +299,11 @@ impl<S: Store> Session<S> {
             let until = if is_holding { deadline.min(Instant::now() + HOLD) } else { deadline };
             let next = tokio::select! {
                 biased; // A request that comes with the drain or after it finds it.
-                _ = phase.changed() => continue,
+                changed = phase.changed() => match changed {
+                    Ok(()) => continue,
+                    // Nobody waits for this session any more.
+                    Err(_) => return End::stopping(),
+                },
                 () = self.idle.notified() => continue,
                 next = reader.header(until) => next,
             };
@@ -349,8 +358,7 @@ impl<S: Store> Session<S> {
                 let _ = self.answers.send((id, Final::NotAdmitted(message))).await;
             }
             Event::Put(_) | Event::Request(_) if intake.draining => {
-                self.refuse(id, ErrorCode::Shutdown, "the server is stopping; try again later")
-                    .await;
+                self.refuse(id, ErrorCode::Shutdown, STOPPING).await;
             }
             Event::Put(put) => {
                 if !was_uploading {
@@ -458,7 +466,7 @@ impl<S: Store> Session<S> {
         Ok(())
     }
 
-    async fn put(self: &Arc<Self>, id: u32, put: PutRequest, uploads: &mut HashMap<u32, Upload>) {
+    async fn put(self: &Arc<Self>, id: u32, put: PutRequest, uploads: &mut BTreeMap<u32, Upload>) {
         let Some(user) = self.user() else { return };
         let there = put.resume.as_ref().map_or(0, |resume| resume.offset);
         let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
@@ -598,6 +606,10 @@ impl Upload {
 }
 
 impl End {
+    fn stopping() -> Self {
+        Self::Told(ErrorMessage::new(ErrorCode::Shutdown, STOPPING))
+    }
+
     fn of(error: WireError) -> Self {
         let code = match &error {
             WireError::Protocol(_) => ErrorCode::Protocol,

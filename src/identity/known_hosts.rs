@@ -58,6 +58,14 @@ impl KnownHosts {
             }
             Ok(_) => {}
         }
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads the text of a file, which is called `path` in errors.
+    ///
+    /// # Errors
+    /// The line that is wrong.
+    pub fn parse(text: &str, path: &str) -> Result<Self, KnownHostsError> {
         let mut known = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -66,7 +74,7 @@ impl KnownHosts {
             }
             let (host, key) = line.split_once([' ', '\t']).unwrap_or((line, ""));
             let (key, _) = parse_public_line(key).map_err(|source| KnownHostsError::Line {
-                path: path.display().to_string(),
+                path: path.to_owned(),
                 line: index + 1,
                 source,
             })?;

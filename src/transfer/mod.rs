@@ -27,9 +27,13 @@ pub use shelf::{Shelf, Taken, Whole};
 pub use staged::{Committed, Seal, Staged, Terms, Verified, digest_at};
 pub use store::{Sink, Source, Staging, Store};
 
+use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::fsroot::{Entry, Stat};
@@ -64,19 +68,38 @@ pub enum Part {
 pub struct Workers {
     all: Arc<Semaphore>,
     own: Arc<Semaphore>,
+    pauses: Option<Pauses>,
+}
+
+/// How long a simulated file thread takes before its work is done, and again before that is known.
+#[derive(Clone)]
+struct Pauses(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl fmt::Debug for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pauses")
+    }
 }
 
 impl Workers {
     /// Everybody's threads.
     pub fn new(threads: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(threads)), own: Arc::new(Semaphore::new(threads)) }
+        let (all, own) = (Arc::new(Semaphore::new(threads)), Arc::new(Semaphore::new(threads)));
+        Self { all, own, pauses: None }
+    }
+
+    /// The same without threads: a task does the work, all of it at one time, after a pause. So a
+    /// simulation has one order of things, and chooses it.
+    #[must_use]
+    pub fn simulated(threads: usize, pause: Arc<dyn Fn() -> Duration + Send + Sync>) -> Self {
+        Self { pauses: Some(Pauses(pause)), ..Self::new(threads) }
     }
 
     /// One user's part of them: three quarters, and at least one.
     #[must_use]
     pub fn share(&self, threads: usize) -> Self {
         let own = (threads * 3 / 4).max(1);
-        Self { all: Arc::clone(&self.all), own: Arc::new(Semaphore::new(own)) }
+        Self { own: Arc::new(Semaphore::new(own)), ..self.clone() }
     }
 
     /// Waits for a thread and runs `job` on it.
@@ -93,7 +116,44 @@ impl Workers {
             let _held = (own, all);
             job()
         };
-        tokio::task::spawn_blocking(job).await.map_err(|_| TransferError::Panicked)
+        let running = match self.pauses.clone() {
+            None => tokio::task::spawn_blocking(job),
+            Some(Pauses(pause)) => tokio::spawn(async move {
+                tokio::time::sleep(pause()).await;
+                let done = job();
+                tokio::time::sleep(pause()).await;
+                done
+            }),
+        };
+        running.await.map_err(|_| TransferError::Panicked)
+    }
+
+    /// Whether no thread is taken, neither by this user nor by others.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn are_free(&self, threads: usize) -> bool {
+        self.all.available_permits() == threads
+            && self.own.available_permits() == (threads * 3 / 4).max(1)
+    }
+
+    /// How a job that [`Workers::run`] runs waits for its connection.
+    fn linger(&self) -> Linger {
+        Linger(self.pauses.is_none().then(Handle::current))
+    }
+}
+
+/// A wait on a file thread; a simulated one has no thread to wait on, and is parked at once.
+struct Linger(Option<Handle>);
+
+impl Linger {
+    /// What comes within the time that a thread may wait.
+    fn wait<T>(&self, coming: impl Future<Output = T>) -> Option<T> {
+        let Some(runtime) = &self.0 else {
+            return match pin!(coming).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(here) => Some(here),
+                Poll::Pending => None,
+            };
+        };
+        runtime.block_on(async { tokio::time::timeout(LINGER, coming).await }).ok()
     }
 }
 

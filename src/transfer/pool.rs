@@ -64,6 +64,13 @@ fn pages(bytes: u64) -> usize {
 }
 
 impl Share {
+    /// Whether nobody holds a buffer, neither of this part nor of the rest.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.own.available_permits() == self.pool.pages_max / 2
+            && self.pool.pages.available_permits() == self.pool.pages_max
+    }
+
     /// Waits for a buffer of at least `bytes`, or of the largest size there is.
     pub async fn acquire(&self, bytes: u64) -> Buffer {
         let pages = pages(bytes);

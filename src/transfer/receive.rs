@@ -4,12 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::staged::Terms;
-use super::{Committed, LINGER, Part, Sink, Staged, Store, TransferError, Workers};
+use super::{Committed, Linger, Part, Sink, Staged, Store, TransferError, Workers};
 use crate::access::Overwrite;
 use crate::fsroot::{FsError, Kind, Owner, Parents, UploadId};
 use crate::types::{ErrorCode, RelPath};
@@ -74,8 +72,8 @@ pub(super) async fn receive_on<S: Sink>(
     }
     let mut progress = Box::new(Progress { store, incoming, staged: None, first, parts });
     loop {
-        let runtime = Handle::current();
-        match workers.run(move || progress.visit(&runtime)).await? {
+        let linger = workers.linger();
+        match workers.run(move || progress.visit(&linger)).await? {
             Visit::Done(outcome) => return outcome,
             Visit::Parked(parked) => progress = parked,
         }
@@ -90,7 +88,7 @@ pub(super) async fn receive_on<S: Sink>(
 
 impl<S: Sink> Progress<S> {
     /// Works on a file thread for as long as parts keep coming.
-    fn visit(mut self: Box<Self>, runtime: &Handle) -> Visit<S> {
+    fn visit(mut self: Box<Self>, linger: &Linger) -> Visit<S> {
         // What is refused for its name or its size is refused before any content is waited for.
         let mut part = self.first.pop_front();
         loop {
@@ -109,16 +107,14 @@ impl<S: Sink> Progress<S> {
                     self.cut();
                     return Visit::Done(Err(TransferError::Aborted));
                 }
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    match runtime.block_on(async { timeout(LINGER, self.parts.recv()).await }) {
-                        Ok(Some(part)) => Some(part),
-                        Ok(None) => {
-                            self.cut();
-                            return Visit::Done(Err(TransferError::Aborted));
-                        }
-                        Err(_) => return Visit::Parked(self),
+                Err(mpsc::error::TryRecvError::Empty) => match linger.wait(self.parts.recv()) {
+                    Some(Some(part)) => Some(part),
+                    Some(None) => {
+                        self.cut();
+                        return Visit::Done(Err(TransferError::Aborted));
                     }
-                }
+                    None => return Visit::Parked(self),
+                },
             };
         }
     }

@@ -3,13 +3,11 @@
 use std::sync::{Arc, Weak};
 
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::digest::hash_before;
 use super::staged::digest_of;
-use super::{Buffer, LINGER, Part, Seal, Share, Source, Store, TransferError, Workers};
+use super::{Buffer, Linger, Part, Seal, Share, Source, Store, TransferError, Workers};
 use crate::access::Hidden;
 use crate::fsroot::Entry;
 use crate::types::RelPath;
@@ -102,10 +100,10 @@ pub async fn send_from<F: Source>(
     while !complete {
         let due = bytes.map_or(u64::MAX, |bytes| bytes - progress.offset);
         let slot = progress.outbox.slot(&progress.share, due).await?;
-        let runtime = Handle::current();
+        let linger = workers.linger();
         (progress, complete) = workers
             .run(move || {
-                let complete = progress.visit(slot, bytes, &runtime)?;
+                let complete = progress.visit(slot, bytes, &linger)?;
                 Ok::<_, TransferError>((progress, complete))
             })
             .await??;
@@ -120,7 +118,7 @@ impl<F: Source> Progress<F> {
         &mut self,
         slot: Slot,
         bytes: Option<u64>,
-        runtime: &Handle,
+        linger: &Linger,
     ) -> Result<bool, TransferError> {
         let mut slot = slot;
         loop {
@@ -148,9 +146,9 @@ impl<F: Source> Progress<F> {
                 return Ok(true);
             }
             let next = self.outbox.slot(&self.share, due.min(BUFFER_BYTES as u64));
-            match runtime.block_on(async { timeout(LINGER, next).await }) {
-                Ok(next) => slot = next?,
-                Err(_) => return Ok(false),
+            match linger.wait(next) {
+                Some(next) => slot = next?,
+                None => return Ok(false),
             }
         }
     }

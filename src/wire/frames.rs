@@ -144,7 +144,7 @@ impl FrameReader {
     ///
     /// TCP that is closed with bytes unread is reset, and a reset may overtake our last word.
     pub async fn drain(&mut self, limit: Duration, bytes_max: usize) {
-        if !matches!(self.connection.socket(), Socket::Tcp(_)) {
+        if matches!(self.connection.socket(), Socket::Unix(_)) {
             return;
         }
         let (mut nowhere, mut left) = (vec![0; DRAIN_BYTES], bytes_max);

@@ -12,7 +12,7 @@ mod tls;
 
 pub use frames::{FrameReader, FrameWriter, Next, split};
 pub use progress::Progress;
-pub use socket::Socket;
+pub use socket::{Socket, Stream};
 pub use tls::Connection;
 
 use std::io;

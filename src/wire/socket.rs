@@ -1,6 +1,9 @@
-//! The two kinds of stream that carry a connection.
+//! The kinds of stream that carry a connection.
 
+use std::fmt::Debug;
+use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -15,6 +18,20 @@ pub enum Socket {
     Tcp(TcpStream),
     /// A Unix socket, which carries frames as they are.
     Unix(UnixStream),
+    /// A stream that is none of the kernel's: a simulated network.
+    Other(Box<dyn Stream>),
+}
+
+/// What a connection needs of a stream, as the kernel's sockets have it.
+pub trait Stream: Debug + Send + Sync {
+    /// Whether [`Stream::try_read`] is worth a try; one task waits at a time.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Whether [`Stream::try_write`] is worth a try; one task waits at a time.
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Takes bytes that are there; `WouldBlock` when none are, 0 at the end.
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Gives bytes as far as there is room; `WouldBlock` when there is none.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
 /// How long sent data may stay unacknowledged before the kernel gives the peer up.
@@ -45,6 +62,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
+            Self::Other(stream) => poll_fn(|context| stream.poll_readable(context)).await,
         }
     }
 
@@ -52,6 +70,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.writable().await,
             Self::Unix(stream) => stream.writable().await,
+            Self::Other(stream) => poll_fn(|context| stream.poll_writable(context)).await,
         }
     }
 
@@ -59,6 +78,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.try_read(buffer),
             Self::Unix(stream) => stream.try_read(buffer),
+            Self::Other(stream) => stream.try_read(buffer),
         }
     }
 
@@ -66,6 +86,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
+            Self::Other(stream) => stream.try_write(bytes),
         }
     }
 

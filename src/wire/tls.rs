@@ -91,7 +91,7 @@ struct Buffers<'a> {
 }
 
 impl Connection {
-    /// A peer on a Unix socket: frames as they are.
+    /// A peer on a Unix socket, or on a simulated stream: frames as they are.
     pub fn plain(socket: Socket) -> Self {
         Self { socket, state: Mutex::new(State::new(None)) }
     }

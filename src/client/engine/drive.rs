@@ -37,6 +37,7 @@ pub(super) async fn run(
         let mut reading = std::pin::pin!(reading);
         let mut writing = std::pin::pin!(write(&inner, &mut writer, &mut queue));
         tokio::select! {
+            biased; // What the server said goes before what came of it.
             failure = &mut reading => Some(failure),
             written = &mut writing => match written {
                 Ok(()) => None,
@@ -113,10 +114,15 @@ async fn write(
 }
 
 impl Table {
+    /// Whether the server owes content.
+    fn awaits_content(&self) -> bool {
+        self.slots.values().any(|slot| matches!(slot.waits, Waits::Content(..)))
+    }
+
     /// Tells everybody who waits that it is over.
     pub(super) fn end(&mut self, failure: &Failure) {
         self.broken.get_or_insert_with(|| failure.clone());
-        for (_, slot) in self.slots.drain() {
+        for (_, slot) in std::mem::take(&mut self.slots) {
             slot.waits.fail(failure.clone());
         }
     }
@@ -182,8 +188,7 @@ impl Incoming {
             *heard = Instant::now(); // Nothing is due.
             return Ok(());
         };
-        let content = table.slots.values().any(|slot| matches!(slot.waits, Waits::Content(..)));
-        if !content {
+        if !table.awaits_content() {
             self.reader.resume();
         } else if self.reader.stall_deadline() < Instant::now() {
             return Err(WireError::Timeout("receive content").into());
@@ -200,11 +205,15 @@ impl Incoming {
             return self.content(inner, header).await;
         }
         let payload = self.reader.control(header).await?;
-        let end = {
+        let (end, begins) = {
             let mut table = inner.table();
             let reply = table.state.control(header, payload).map_err(WireError::from)?;
-            table.take(header.id, reply)?
+            let awaited = table.awaits_content();
+            (table.take(header.id, reply)?, !awaited && table.awaits_content())
         };
+        if begins {
+            self.reader.resume(); // Nothing was due before.
+        }
         if let Some((parts, part)) = end {
             let _ = parts.send(part).await; // Whoever let go of it knows why.
         }

@@ -13,7 +13,7 @@ mod throttle;
 pub use backlog::Listing;
 pub use throttle::Throttle;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -76,7 +76,7 @@ struct Inner {
 /// What is in flight.
 struct Table {
     state: ClientState,
-    slots: HashMap<u32, Slot>,
+    slots: BTreeMap<u32, Slot>,
     /// Why nothing more can be asked here.
     broken: Option<Failure>,
 }
@@ -224,7 +224,7 @@ impl Line {
             steps,
             table: Mutex::new(Table {
                 state: ClientState::default(),
-                slots: HashMap::new(),
+                slots: BTreeMap::new(),
                 broken: None,
             }),
             requests: Arc::new(Semaphore::new(1)),
