@@ -18,7 +18,7 @@ use super::retain::check_age;
 use super::staging::Staging;
 use super::tree::{StagingPlace, Tree};
 use super::{FsError, Kind, Stat, attribute};
-use crate::types::{ErrorCode, FileName, RelPath, Sha256Digest};
+use crate::types::{Durability, ErrorCode, FileName, RelPath, Sha256Digest};
 
 /// What a commit does when parent directories are missing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
