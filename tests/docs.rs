@@ -79,7 +79,8 @@ fn every_test_that_the_threat_model_names_exists() {
     let text = read("docs/threat-model.md");
     let rows = text.lines().filter(|line| line.starts_with("| "));
     let seen = rows.flat_map(held_by).map(text_of_test).count();
-    let python = text.split('`').filter_map(|name| name.strip_prefix("tests/power/"));
+    let both = text + &read("docs/cases.md");
+    let python = both.split('`').filter_map(|name| name.strip_prefix("tests/power/"));
     for (file, function) in python.filter_map(|name| name.split_once("::")) {
         let source = read(format!("tests/power/{file}"));
         assert!(source.contains(&format!("def {function}(")), "{file} has no {function}");
