@@ -205,47 +205,6 @@ fn planted_files_are_neither_followed_nor_waited_for() -> TestResult {
     daemon.assert_nothing_staged()
 }
 
-/// P-17, B3: the middle of a path is swapped with a link that leads out, while requests run.
-#[test]
-fn a_swapped_directory_never_leads_out() -> TestResult {
-    let daemon = Daemon::start()?;
-    Raw::greeted(&daemon)?.code_of(1, &json!({"verb": "stat"}))?;
-    let (inside, link) = (daemon.stored("swap"), daemon.path("root/link"));
-    std::fs::create_dir_all(daemon.path("outside"))?;
-    std::fs::write(daemon.path("outside/f"), "outside")?;
-    std::fs::create_dir(&inside)?;
-    std::fs::write(inside.join("f"), "inside")?;
-    symlink(daemon.path("outside"), &link)?;
-    race(
-        || exchange(&inside, &link),
-        || {
-            let mut raw = Raw::greeted(&daemon)?;
-            for round in 0..3000_u32 {
-                let id = round * 2 + 1;
-                raw.request(id, &json!({"verb": "get", "path": "swap/f"}))?;
-                let first = raw.expect()?;
-                if first.kind == ANSWER {
-                    let content = raw.expect()?;
-                    assert_eq!(content.payload, b"inside", "round {round}");
-                    if raw.expect()?.kind == EOF {
-                        raw.expect()?;
-                    }
-                }
-                let code = put_code(&mut raw, id + 1, &json!("swap/new"))?;
-                assert!(
-                    ["frame 8", "WRONG_TYPE", "NOT_FOUND", "CHANGED", "EXISTS"]
-                        .contains(&code.as_str()),
-                    "{code}"
-                );
-            }
-            Ok(())
-        },
-    )?;
-    assert_eq!(std::fs::read_to_string(daemon.path("outside/f"))?, "outside");
-    assert!(!daemon.path("outside/new").exists(), "an upload escaped");
-    daemon.assert_nothing_staged()
-}
-
 /// A directory that a local process moves out of the root takes no upload with it: the second wall.
 #[test]
 fn a_directory_moved_out_takes_no_upload_along() -> TestResult {

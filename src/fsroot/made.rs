@@ -16,7 +16,7 @@ use super::FsError;
 use super::commit::Parents;
 use super::flush::Flush;
 use super::ledger::{Change, Delta};
-use super::resolve::{DIRECTORY, component, open_below, open_directory};
+use super::resolve::{component, open_directory};
 use super::tree::Tree;
 use crate::types::{Durability, FileName, RelPath};
 
@@ -166,12 +166,15 @@ impl Tree {
         Ok(directory)
     }
 
-    /// Goes the way to a directory step by step.
+    /// Goes the way to a directory step by step, each from the top: below a directory that is held, one
+    /// that moves elsewhere meanwhile would be refused as a mount point is.
     fn meet(&self, path: Option<&RelPath>, made: &mut Made) -> nix::Result<()> {
         let mut directory = open_directory(&self.top, None)?;
+        let mut way: Option<RelPath> = None;
         for name in path.iter().flat_map(|path| path.components()) {
             let place = Place::new(&fstat(&directory)?, &name);
-            let next = open_below(&directory, name.raw_bytes(), DIRECTORY, Mode::empty())?;
+            way = Some(name.below(way.as_ref()));
+            let next = open_directory(&self.top, way.as_ref())?;
             let parent = std::mem::replace(&mut directory, next);
             if self.unflushed.has(&place) {
                 made.steps.push(Step { parent, place, own: None });
@@ -211,8 +214,7 @@ impl Tree {
             made_or_there
                 .or_else(|error| if error == Errno::EEXIST { Ok(()) } else { Err(error) })
                 .map_err(&fail)?;
-            let next = open_below(&directory, name.raw_bytes(), DIRECTORY, Mode::empty());
-            directory = next.map_err(&fail)?;
+            directory = open_directory(&self.top, Some(&here)).map_err(&fail)?;
             way = Some(here);
         }
         Ok(directory)

@@ -382,3 +382,32 @@ fn renames_that_cross_and_replace_keep_one_file() -> TestResult {
         Ok(())
     })
 }
+
+/// P-19: a directory on the way that changes places with another one, both inside, is no mount point, also
+/// where the way is gone step by step because directories on it may not be flushed.
+#[test]
+fn a_directory_that_moves_inside_is_no_mount_point() -> TestResult {
+    let place = Place::new()?;
+    let (here, there) = (place.path("a/swap"), place.path("b/swap"));
+    std::fs::create_dir_all(&here)?;
+    std::fs::create_dir_all(&there)?;
+    let path = rel("a/swap/file")?;
+    let (parent, name) = path.split_last();
+    let top = nix::sys::stat::fstat(place.tree.descriptor())?;
+    place.tree.announce(&made::Place::new(&top, &name)); // Somebody makes something somewhere.
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let flags = RenameFlags::RENAME_EXCHANGE;
+                let _ = renameat2(AT_FDCWD, &here, AT_FDCWD, &there, flags);
+            }
+        });
+        let _stop = StopOnDrop(&stop);
+        for round in 0..100_000 {
+            let opened = place.tree.open_parent(parent.as_ref(), &mut made::Made::default());
+            assert!(opened.is_ok(), "round {round}: {opened:?}");
+        }
+    });
+    Ok(())
+}

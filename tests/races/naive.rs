@@ -103,6 +103,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// The use, which is later.
 fn carry_out(home: &Path, request: &Value, content: &[u8]) -> io::Result<Given> {
     let path = look(home, &request["path"])?;
+    // As the scheduler may at any time; it makes fewer calls enough.
+    std::thread::yield_now();
     let value = match request["verb"].as_str().unwrap_or_default() {
         "get" => return read(&path).map(Given::Content),
         "list" => {
