@@ -2,9 +2,9 @@
 """Notices when a transfer comes to cost more: instructions of ftc, and system calls of ftd, against benches/guard.json.
 
 Counts, because they do not depend on what else the machine does. Three fixed transfers of the release build run below
-valgrind, which gives every host the same modest processor: the digest and the ciphers are then computed in software, and are
+valgrind, which shows every host with AVX2 the same processor: it has no instructions for SHA-256, so that digests and ciphers are
 left out; what is left is this project's own work and the libraries that it calls, with the bytes copied as a figure of their
-own. valgrind runs one thread at a time, so that the same build comes to the same counts within a tenth of the tolerance.
+own. One thread runs at a time there, and who waits for whom differs a little: by 1.2 % at most, and 4 % in what a get copies.
 ftd itself cannot run there (valgrind does not know openat2), so that its system calls for small files are counted: those that
 name, open, store and flush, which are the same in every run. After an intended change: benches/guard.py --write.
 
@@ -28,7 +28,6 @@ from measure import MIB, family, fill, plant
 from peers import new_key
 
 BASELINE = pathlib.Path(__file__).with_name("guard.json")
-TOLERANCE = 0.05
 BIG, FILES = 16 * MIB, 500
 # What the emulated processor decides about, and not we.
 FOREIGN = re.compile(r"sha2::|aws_lc_|aesni|aes_gcm|aes_hw|curve25519|ed25519|edwards|p256|p384|ecp_|bignum_|strlen|ld-linux|_dl_|do_lookup")
@@ -144,13 +143,18 @@ def measure(release, lab):
     return found
 
 
+def tolerance(name):
+    """How much more is tolerated: what a get copies depends a little on which thread waits for which."""
+    return 0.10 if name.endswith("copying") else 0.05
+
+
 def judge(found, baseline):
     """Prints each count beside the one that was recorded; gives those that have grown too much."""
     worse = []
     for name in sorted({*found, *baseline}):
         count, before = found.get(name, 0), baseline.get(name, 0)
         change = count / before - 1 if before else float("inf")
-        is_worse = count > before * (1 + TOLERANCE) + 4
+        is_worse = count > before * (1 + tolerance(name)) + 4
         worse += [name] * is_worse
         print(f"{'WORSE' if is_worse else '':5} {name:45} {count:>12,} {before:>12,} {change:+8.1%}")
     return worse
@@ -172,7 +176,7 @@ def main():
         return
     worse = judge(found, json.loads(BASELINE.read_text()))
     if worse:
-        print(f"guard: more than {TOLERANCE:.0%} above benches/guard.json: {', '.join(worse)}", file=sys.stderr)
+        print(f"guard: too far above benches/guard.json: {', '.join(worse)}", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -99,7 +99,7 @@ def goals(of):
     row(f"{CROWD} clients × 32 MiB at once, wall", RSYNC, 1.0, part("crowd", NONE, RSYNC), times)
     row(f"{CROWD} clients × 32 MiB at once, server's memory", "", 64 * MIB, of.median("crowd", NONE, "memory"), mib)
     row("idle server's memory", "", 8 * MIB, of.median("idle", NONE, "memory"), mib)
-    row("server's memory, one transfer", "", 16 * MIB, of.median("put big", NONE, "memory"), mib)
+    row("server's memory, one transfer", "", 16 * MIB, of.median("one transfer", NONE, "memory"), mib)
     row(f"memory of one of {IDLE_CONNECTIONS:,} idle connections", "", 32 * KIB, of.median("idle connection", NONE, "memory"), kib)
     row(f"CPU of put {size}", "the sum of what is unavoidable", 1.15, part("put big", NONE, "machine", "cpu", "unavoidable", "sum"), times)
     row(f"wall of put {size}", "`openssl dgst -sha256` of the file", 1.7, part("put big", NONE, "machine", "wall", "openssl"), times)

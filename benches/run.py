@@ -53,11 +53,11 @@ def measure(options, output):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--release", default="target/release", help="where ftd, ftc and the two examples were built")
-    parser.add_argument("--rounds", type=int, default=4, help="that count; one more warms up")
+    parser.add_argument("--rounds", type=int, default=3, help="that count; one more warms up")
     parser.add_argument("--size", type=float, default=1, help="of the large file, in GiB")
     parser.add_argument("--files", type=int, default=10_000, help="in the tree")
     parser.add_argument("--peers", help="only those whose name holds one of these words, parted by commas")
-    parser.add_argument("--scenarios", help="only these: large, trees, fresh, distant, crowd, long, growth, limits, idle")
+    parser.add_argument("--scenarios", help="only these: large, trees, fresh, distant, crowd, long, growth, limits, memory")
     parser.add_argument("--quick", action="store_true", help="one round of a small size: whether it works, not how fast it is")
     parser.add_argument("--long", action="store_true", help="ten times the bytes and the files too, once")
     parser.add_argument("--lab", help="a directory on the file system to measure (default: below target/bench)")

@@ -9,11 +9,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use support::{Daemon, PATIENCE, Setup, TestResult, make_key, noise};
 
 /// Bytes that a client sends beside content without being told anything: the end of its handshake, HELLO, a request.
 const BESIDE: u64 = 3000;
+
+/// How long a flight is on its way: the client goes on with whatever it does meanwhile.
+const FLIGHT: Duration = Duration::from_millis(200);
 
 /// A line on which the daemon's words arrive one flight at a time.
 #[derive(Default)]
@@ -66,6 +70,7 @@ fn carry(listener: &TcpListener, daemon: &str, flights: &[u64]) -> Result<bool, 
             && let Some(bytes) = flights.next()
         {
             is_swift = line.wait_for(*bytes);
+            std::thread::sleep(FLIGHT);
             passed = bytes + BESIDE;
         }
         *heard.lock().unwrap_or_else(PoisonError::into_inner) = true;

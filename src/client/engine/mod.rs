@@ -348,8 +348,9 @@ impl Line {
         meter: Meter,
     ) -> Result<Answer, Failure> {
         let (answer, answered) = oneshot::channel();
+        // Before HELLO there is one request at a time, and this one ends in the step in which it begins.
         let _alone = match self.hello().map(|hello| hello.limits.uploads) {
-            None | Some(0 | 1) => Some(self.0.uploads.acquire().await.map_err(|_| cut())?),
+            Some(0 | 1) => Some(self.0.uploads.acquire().await.map_err(|_| cut())?),
             _ => None,
         };
         let whole = |id, request| Step::Whole { id, request, content, seal, meter };
