@@ -269,7 +269,9 @@ fn violations_of_many(trace: &str) -> Vec<String> {
             "fsync" if text.contains("= 0") => {
                 dirty.remove(named[0]);
                 made.retain(|_, parent| parent != named[0]);
-                due.values_mut().for_each(|due| due.retain(|path| path != named[0]));
+                for due in due.values_mut() {
+                    due.retain(|path| path != named[0]);
+                }
             }
             "mkdirat" if text.contains("= 0") => {
                 made.insert(format!("{}/{}", named[0], quoted[0]), named[0].to_owned());

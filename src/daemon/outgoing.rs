@@ -8,7 +8,7 @@ use crate::proto::{
     Abort, Answer, CheckInfo, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed,
     Made, Renamed, ResumeInfo, StatInfo, Stored, Trailer, WirePath,
 };
-use crate::transfer::{Committed, Part, Store, TransferError};
+use crate::transfer::{Committed, Part, Store, TransferError, Whole};
 use crate::types::Escaped;
 use crate::types::limits::CONTROL_BYTES_MAX;
 use crate::wire::{FrameWriter, WireError};
@@ -86,9 +86,14 @@ pub(super) fn part<S: Store>(
         return Ok(());
     }
     match part {
-        Part::Begin(Stat { bytes, mode, mtime_ns, .. }, version) => {
-            let file = FileInfo { bytes, mode, mtime_ns, version };
-            writer.control(Kind::Answer, id, &Answer::File(file))
+        Part::Begin(stat, version) => begin(writer, id, &stat, version),
+        Part::Whole(whole) => {
+            let Whole { stat, version, content, seal } = *whole;
+            begin(writer, id, &stat, version)?;
+            if let Some(content) = content {
+                writer.content(id, content.content())?;
+            }
+            self::part(session, writer, id, Part::End(seal))
         }
         Part::Data(buffer) => writer.content(id, buffer.content()),
         Part::Entries(entries) => self::entries(writer, id, entries),
@@ -103,6 +108,11 @@ pub(super) fn part<S: Store>(
         }
         Part::Failed(error) => answer(session, writer, id, failed(&error)),
     }
+}
+
+fn begin(writer: &mut FrameWriter, id: u32, stat: &Stat, version: String) -> Result<(), WireError> {
+    let Stat { bytes, mode, mtime_ns, .. } = *stat;
+    writer.control(Kind::Answer, id, &Answer::File(FileInfo { bytes, mode, mtime_ns, version }))
 }
 
 /// The only place that says "stored": it takes a [`Committed`], and nothing else makes one.

@@ -1,7 +1,7 @@
 //! One connection: where the protocol and the transfers meet.
 //!
-//! One task reads and writes side by side. Requests run as tasks of their own and answer through two
-//! bounded channels: `answers` for everything that is one frame, `parts` for what is streamed.
+//! One task reads and writes side by side. Requests run as tasks of their own and answer through bounded
+//! channels: `answers` for everything that is one frame, and those of `content.rs`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::content;
 use super::door::Visitor;
 use super::journal::kind;
 use super::outgoing::{self, Final};
@@ -23,7 +24,7 @@ use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
     UPLOADS_MAX, VERSION,
 };
-use crate::transfer::{Buffer, Inbox, PARTS_MAX, Part, Seal, Store, TransferError};
+use crate::transfer::{Buffer, Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
 use crate::types::limits::{BUFFER_BYTES, CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
@@ -48,8 +49,10 @@ pub(super) struct Session<S: Store> {
     /// Its network address, which a Unix socket has not.
     source: Option<IpAddr>,
     pub(super) inbox: Arc<Inbox<S>>,
+    pub(super) shelf: Shelf<S>,
     pub(super) answers: mpsc::Sender<(u32, Final)>,
-    pub(super) parts: mpsc::Sender<(u32, Part)>,
+    pub(super) parts: content::Sender,
+    pub(super) wholes: content::Sender,
     state: Mutex<ServerState>,
     /// Wakes the reader when the last answer is out, because the idle time starts then.
     idle: Notify,
@@ -122,12 +125,24 @@ pub(super) async fn serve<S: Store>(
     tracing::debug!(peer = %address, user = user.principal.name, "connected");
     verbs::make_home(&server.store, &user).await;
     let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);
-    let (parts, mut queued_parts) = mpsc::channel(PARTS_MAX);
+    let (parts, wholes, mut content) = content::channels();
     let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
     let idle = Notify::new();
     let inbox = Inbox::new(Arc::clone(&server.store));
-    let session = Session { server, peer, address, source, inbox, answers, parts, state, idle };
-    let session = Arc::new(session);
+    let shelf = Shelf::new(Arc::clone(&server.store));
+    let session = Arc::new(Session {
+        server,
+        peer,
+        address,
+        source,
+        inbox,
+        shelf,
+        answers,
+        parts,
+        wholes,
+        state,
+        idle,
+    });
     if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
         return;
     }
@@ -135,7 +150,7 @@ pub(super) async fn serve<S: Store>(
     let end = {
         let reading = session.read(&mut reader);
         let mut writing =
-            std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut queued_parts));
+            std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut content));
         let end = tokio::select! {
             end = reading => end,
             end = session.revoked() => end,
@@ -468,7 +483,7 @@ impl<S: Store> Session<S> {
         &self,
         writer: &mut FrameWriter,
         answers: &mut mpsc::Receiver<(u32, Final)>,
-        parts: &mut mpsc::Receiver<(u32, Part)>,
+        content: &mut content::Content,
     ) -> Result<(), WireError> {
         writer.flush().await?;
         // Until then the user's bandwidth is used up, and only answers go out.
@@ -479,14 +494,15 @@ impl<S: Store> Session<S> {
             let mut next = tokio::select! {
                 biased;
                 Some((id, answer)) = answers.recv() => Ok((id, answer)),
-                Some((id, part)) = parts.recv(), if !is_paced => Err((id, part)),
+                Some((id, part)) = content.recv(), if !is_paced => Err((id, part)),
                 () = sleep_until(paid_at), if is_paced => continue,
             };
             loop {
-                if let Err((_, Part::Data(buffer))) = &next
+                let moves = next.as_ref().err().map_or(0, |(_, part)| content::bytes(part));
+                if moves > 0
                     && let Some(bandwidth) = self.user().and_then(|user| user.bandwidth.clone())
                 {
-                    paid_at = Instant::now() + bandwidth.charge(buffer.content().len());
+                    paid_at = Instant::now() + bandwidth.charge(moves);
                 }
                 match next {
                     Ok((_, Final::Close(message))) => {
@@ -499,9 +515,9 @@ impl<S: Store> Session<S> {
                 let is_full = writer.is_full() || paid_at > Instant::now();
                 next = match (is_full, answers.try_recv()) {
                     (_, Ok(answer)) => Ok(answer),
-                    (false, Err(_)) => match parts.try_recv() {
-                        Ok(part) => Err(part),
-                        Err(_) => break,
+                    (false, Err(_)) => match content.try_recv() {
+                        Some(part) => Err(part),
+                        None => break,
                     },
                     (true, Err(_)) => break,
                 };

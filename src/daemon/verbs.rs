@@ -15,7 +15,7 @@ use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
-    Incoming, Outbox, Part, Seal, Source as _, Store, TransferError, list, send_from,
+    Incoming, Outbox, Part, Seal, Source as _, Store, Taken, TransferError, Whole, list, send_from,
 };
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
@@ -327,9 +327,29 @@ async fn get<S: Store>(
     }
     let (target, grant) = job.admit(path, |path| Action::Get { path })?;
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
+    let share = job.user.share.clone();
     let outcome = async {
-        let wanted = target.clone();
-        let source = job.on_disk(move |store| store.open(&wanted)).await?;
+        let taken = job.session.shelf.take(target.clone(), share, &job.user.workers).await?;
+        let source = match taken {
+            Taken::Whole(whole) if offset == 0 && version.is_none_or(|it| it == whole.version) => {
+                if job.user.bandwidth.is_none() {
+                    return Ok(Part::Whole(whole));
+                }
+                // Its end waits until its content is paid for.
+                let Whole { stat, version, content, seal } = *whole;
+                outbox.send(Part::Begin(stat, version)).await?;
+                if let Some(content) = content {
+                    outbox.send(Part::Data(content)).await?;
+                }
+                return Ok(Part::End(seal));
+            }
+            Taken::Whole(_) => {
+                // Rare, so that it may be opened again.
+                let wanted = target.clone();
+                job.on_disk(move |store| store.open(&wanted)).await?
+            }
+            Taken::Open(source) => source,
+        };
         let is_other = version.is_some_and(|version| version != source.version());
         if is_other || source.stat().is_some_and(|stat| stat.bytes < offset) {
             return Err(TransferError::Changed);
@@ -338,12 +358,21 @@ async fn get<S: Store>(
             outbox.send(Part::Begin(stat.clone(), source.version())).await?;
         }
         let (share, workers) = (job.user.share.clone(), &job.user.workers);
-        send_from(source, offset, outbox.clone(), share, workers).await
+        send_from(source, offset, outbox.clone(), share, workers).await.map(Part::End)
     };
     let outcome = outcome.await;
-    log(&job, Some(&target), None, outcome.as_ref().map(|seal| Some(*seal)));
-    let end = outcome.map_or_else(|error| Part::Failed(told(error, &grant)), Part::End);
-    let _ = outbox.send(end).await; // A connection that is gone needs no end.
+    let seal = |part: &Part| match part {
+        Part::Whole(whole) => Some(whole.seal),
+        Part::End(seal) => Some(*seal),
+        _ => None,
+    };
+    log(&job, Some(&target), None, outcome.as_ref().map(seal));
+    let end = outcome.unwrap_or_else(|error| Part::Failed(told(error, &grant)));
+    // A connection that is gone needs no end.
+    let _ = match end {
+        Part::Whole(_) => job.session.wholes.send((job.id, end)).await.is_ok(),
+        end => outbox.send(end).await.is_ok(),
+    };
     Ok(())
 }
 

@@ -126,7 +126,9 @@ impl Staging {
             }
         }
         if finished.len() > 1 {
-            finished.iter().for_each(|(_, file)| file.start_flush());
+            for (_, file) in &finished {
+                file.start_flush();
+            }
         }
         let mut groups: Vec<Group> = Vec::new();
         for (place, file) in finished {
@@ -140,12 +142,12 @@ impl Staging {
             groups.into_iter().filter_map(|group| group.place(&mut outcomes)).collect();
         let mut flushes = Flushes::default();
         for Named { tree, directory, identity, made, files } in named {
-            let flushed = flushes
+            let outcome = flushes
                 .flush(&tree, identity, &directory)
                 .and_then(|()| made.flush_with(&tree, &mut flushes))
                 .map_err(FsError::after_the_rename);
             for (place, published) in files {
-                outcomes[place] = flushed.map(|()| published);
+                outcomes[place] = outcome.map(|()| published);
             }
         }
         outcomes
@@ -236,7 +238,7 @@ impl Finished {
     /// Gets the content on its way to the disk without waiting for it, so that the first of many flushes
     /// takes them all along. What comes of it is told by [`Finished::flush`].
     ///
-    /// *Source*: posix_fadvise(2): it "attempts to write dirty pages", and begins with that.
+    /// *Source*: `posix_fadvise(2)`, which begins with writing what is dirty.
     fn start_flush(&self) {
         let bytes = off_t::try_from(self.stat.bytes).unwrap_or(off_t::MAX);
         if self.is_flushed() && bytes > 0 {

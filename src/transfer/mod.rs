@@ -4,12 +4,14 @@
 //! peer stalls is parked, so that slow peers can never use up the threads. Everything between a
 //! thread and a connection goes through bounded channels of pooled buffers.
 
+mod batches;
 mod digest;
 mod error;
 mod inbox;
 mod pool;
 mod receive;
 mod send;
+mod shelf;
 mod staged;
 mod store;
 #[cfg(test)]
@@ -21,6 +23,7 @@ pub use inbox::Inbox;
 pub use pool::{Buffer, Pool, Share};
 pub use receive::{Incoming, Keep, check};
 pub use send::{Outbox, list, send, send_from};
+pub use shelf::{Shelf, Taken, Whole};
 pub use staged::{Committed, Seal, Staged, Terms, Verified, digest_at};
 pub use store::{Sink, Source, Staging, Store};
 
@@ -46,6 +49,8 @@ pub enum Part {
     Data(Buffer),
     /// The content is complete.
     End(Seal),
+    /// A small file, from its beginning to its end.
+    Whole(Box<Whole>),
     /// Some entries of a directory.
     Entries(Vec<Entry>),
     /// The directory is complete.

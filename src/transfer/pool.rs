@@ -56,20 +56,37 @@ impl Pool {
     }
 }
 
+/// The pages of a buffer for so many bytes.
+fn pages(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, BUFFER_BYTES).div_ceil(PAGE)
+}
+
 impl Share {
     /// Waits for a buffer of at least `bytes`, or of the largest size there is.
     pub async fn acquire(&self, bytes: u64) -> Buffer {
-        let wanted = usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, BUFFER_BYTES);
-        let pages = wanted.div_ceil(PAGE);
+        let pages = pages(bytes);
         let permits = u32::try_from(pages).expect("a buffer has few pages");
         let own = acquire(&self.own, permits).await;
         let all = acquire(&self.pool.pages, permits).await;
+        self.buffer(pages, (own, all))
+    }
+
+    /// The same without waiting; nothing while memory is short.
+    pub fn try_acquire(&self, bytes: u64) -> Option<Buffer> {
+        let pages = pages(bytes);
+        let permits = u32::try_from(pages).ok()?;
+        let own = Arc::clone(&self.own).try_acquire_many_owned(permits).ok()?;
+        let all = Arc::clone(&self.pool.pages).try_acquire_many_owned(permits).ok()?;
+        Some(self.buffer(pages, (own, all)))
+    }
+
+    fn buffer(&self, pages: usize, held: (OwnedSemaphorePermit, OwnedSemaphorePermit)) -> Buffer {
         let spare = if pages == BUFFER_PAGES { self.pool.spare().pop() } else { None };
         // One page more than asked for, so that some address in it starts a page.
         let memory = spare.unwrap_or_else(|| vec![0; (pages + 1) * PAGE]);
         let start = memory.as_ptr().align_offset(PAGE).min(PAGE);
         let pool = Arc::clone(&self.pool);
-        Buffer { memory, start, capacity: pages * PAGE, filled: 0, pool, _held: (own, all) }
+        Buffer { memory, start, capacity: pages * PAGE, filled: 0, pool, _held: held }
     }
 }
 

@@ -124,12 +124,11 @@ impl<S: Sink> Progress<S> {
     }
 
     fn take(&mut self, part: Option<Part>) -> Result<Option<Committed>, TransferError> {
-        let mut staged = match self.staged.take() {
-            Some(staged) => staged,
-            None => {
-                look(&*self.store, &self.incoming)?;
-                open(&*self.store, &self.incoming)?
-            }
+        let mut staged = if let Some(staged) = self.staged.take() {
+            staged
+        } else {
+            look(&*self.store, &self.incoming)?;
+            open(&*self.store, &self.incoming)?
         };
         match part {
             None => {}
@@ -139,7 +138,7 @@ impl<S: Sink> Progress<S> {
                 return verified.commit(&self.incoming.target, &terms(&self.incoming)).map(Some);
             }
             Some(Part::Failed(error)) => return Err(error),
-            Some(Part::Begin(..) | Part::Entries(_) | Part::Listed(_)) => {
+            Some(Part::Begin(..) | Part::Whole(_) | Part::Entries(_) | Part::Listed(_)) => {
                 return Err(TransferError::Aborted);
             }
         }

@@ -1,0 +1,72 @@
+//! Work on many small files, of which a file thread takes several at once.
+//!
+//! Nobody waits for company: work that finds no thread at it starts one, and what comes meanwhile is the
+//! next batch, whose files share the way to a thread and back.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Workers;
+
+/// Files of one batch.
+const BATCH_MAX: usize = 64;
+/// Batches under way at once.
+const BATCHES_MAX: usize = 4;
+/// Files that wait behind each batch before there is one more.
+const CROWD: usize = 16;
+
+/// What waits, and how many are at work on it.
+pub(super) struct Batches<J>(Mutex<Queue<J>>);
+
+struct Queue<J> {
+    waiting: VecDeque<J>,
+    batches: usize,
+}
+
+impl<J: Send + 'static> Batches<J> {
+    /// Nothing waits.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Queue { waiting: VecDeque::new(), batches: 0 })))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<J>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `work` done on a job and on all that wait beside it. A panic drops its batch.
+    pub(super) fn take_in(
+        self: &Arc<Self>,
+        job: J,
+        workers: &Workers,
+        work: impl Fn(Vec<J>) + Clone + Send + 'static,
+    ) {
+        let mut queue = self.queue();
+        queue.waiting.push_back(job);
+        if queue.batches == BATCHES_MAX || queue.waiting.len() <= queue.batches * CROWD {
+            return;
+        }
+        queue.batches += 1;
+        let (batches, workers) = (Arc::clone(self), workers.clone());
+        tokio::spawn(async move {
+            while batches.has_more() {
+                let (batches, work) = (Arc::clone(&batches), work.clone());
+                // What a panic has dropped is its own answer.
+                let _ = workers.run(move || work(batches.next())).await;
+            }
+        });
+    }
+
+    /// Whether there is another batch to be made; if not, whoever asks is done.
+    fn has_more(&self) -> bool {
+        let mut queue = self.queue();
+        let more = !queue.waiting.is_empty();
+        queue.batches -= usize::from(!more);
+        more
+    }
+
+    fn next(&self) -> Vec<J> {
+        let mut queue = self.queue();
+        let count = queue.waiting.len().min(BATCH_MAX);
+        queue.waiting.drain(..count).collect()
+    }
+}
