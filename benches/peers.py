@@ -109,9 +109,10 @@ allow = ["get", "list", "create", "replace", "mkdir"]
                 f"FTC_KNOWN_HOSTS={self.dir}/known", self.options.ftc, "--accept-new", "-q", *words]
 
     def put(self, source, name): return self.client("put", str(source), f":{name}")
-    def get(self, name, target): return self.client("get", f":{name}", str(target))
+    def fetch(self, *words): return self.client("get", "--durability", self.durability, *words)
+    def get(self, name, target): return self.fetch(f":{name}", str(target))
     def put_tree(self, source, name): return self.client("put", "-r", f"{source}/", f":{name}/")
-    def get_tree(self, name, target): return self.client("get", "-r", f":{name}/", f"{target}/")
+    def get_tree(self, name, target): return self.fetch("-r", f":{name}/", f"{target}/")
 
 
 class FtdNoSync(Ftd):
