@@ -312,7 +312,7 @@ fn in_a_batch_no_answer_comes_before_its_flushes() -> TestResult {
     assert!(found.is_empty(), "{}", found.join("\n"));
     // One directory of the three is made on the way, and so is one above it.
     let is_flush = |line: &str, of: &str| line.contains("fsync(") && line.contains(of);
-    let first = trace.lines().position(|line| line.contains("content-000")).ok_or("no write")?;
+    let first = trace.lines().position(|line| line.contains("content-")).ok_or("no write")?;
     let (mut files, mut directories) = (0, 0);
     for (number, line) in trace.lines().enumerate().skip(first) {
         let is_file = is_flush(line, "/.ftd-stage/");
