@@ -214,7 +214,7 @@ fn of_a_batch_only_what_failed_is_refused() -> TestResult {
         .collect();
     let (mut refused, mut unknown) = (0, 0);
     for (call, error, when, code) in [
-        ("fsync", "EIO", &[4, 9, 20, 31, 32, 33, 34][..], "IO"),
+        ("fsync", "EIO", &[1, 2, 3, 4, 5, 6][..], "IO"), // Of each of the threads that flush.
         ("pwrite64", "ENOSPC", &[3, 17], "NO_SPACE"),
         ("renameat,renameat2", "EIO", &[5, 18], "IO"),
         ("fsetxattr", "ENOSPC", &[6], "NO_SPACE"),
@@ -247,7 +247,11 @@ fn of_a_batch_only_what_failed_is_refused() -> TestResult {
                     }
                 }
             }
-            assert!(failed.len() <= 1, "{call} {error} at {k}: {failed:?}");
+            // Some flushes that failed were of directories.
+            let trace = std::fs::read_to_string(daemon.path("trace"))?;
+            let injected = trace.lines().filter(|line| line.contains("(INJECTED)")).count();
+            assert!(failed.len() <= injected, "{call} {error} at {k}: {failed:?}");
+            assert!(call == "fsync" || injected <= 1, "{call} {error} at {k}: {trace}");
             refused += failed.len();
             daemon.assert_nothing_staged()?;
         }

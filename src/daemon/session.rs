@@ -1,7 +1,7 @@
 //! One connection: where the protocol and the transfers meet.
 //!
-//! One task reads and writes side by side. Requests run as tasks of their own and answer through two
-//! bounded channels: `answers` for everything that is one frame, `parts` for what is streamed.
+//! One task reads and writes side by side. Requests run as tasks of their own and answer through bounded
+//! channels: `answers` for everything that is one frame, and those of `content.rs`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::content;
 use super::door::Visitor;
 use super::journal::kind;
 use super::outgoing::{self, Final};
@@ -54,9 +55,8 @@ pub(super) struct Session<S: Store> {
     pub(super) inbox: Arc<Inbox<S>>,
     pub(super) shelf: Shelf<S>,
     pub(super) answers: mpsc::Sender<(u32, Final)>,
-    pub(super) parts: mpsc::Sender<(u32, Part)>,
-    /// Small files, of which more may wait than parts of large ones.
-    pub(super) wholes: mpsc::Sender<(u32, Part)>,
+    pub(super) parts: content::Sender,
+    pub(super) wholes: content::Sender,
     state: Mutex<ServerState>,
     /// Wakes the reader when the last answer is out, because the idle time starts then.
     idle: Notify,
@@ -131,9 +131,7 @@ pub(super) async fn serve<S: Store>(
     tracing::debug!(peer = %address, user = user.principal.name, "connected");
     verbs::make_home(&server.store, &user).await;
     let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);
-    let (parts, queued_parts) = mpsc::channel(PARTS_MAX);
-    let (wholes, queued_wholes) = mpsc::channel(ANSWERS_MAX);
-    let mut content = Content { parts: queued_parts, wholes: queued_wholes, turn: false };
+    let (parts, wholes, mut content) = content::channels();
     let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
     let idle = Notify::new();
     let inbox = Inbox::new(Arc::clone(&server.store));
@@ -501,7 +499,7 @@ impl<S: Store> Session<S> {
         &self,
         writer: &mut FrameWriter,
         answers: &mut mpsc::Receiver<(u32, Final)>,
-        content: &mut Content,
+        content: &mut content::Content,
     ) -> Result<(), WireError> {
         writer.flush().await?;
         // Until then the user's bandwidth is used up, and only answers go out.
@@ -516,13 +514,7 @@ impl<S: Store> Session<S> {
                 () = sleep_until(paid_at), if is_paced => continue,
             };
             loop {
-                let moves = match &next {
-                    Err((_, Part::Data(buffer))) => buffer.content().len(),
-                    Err((_, Part::Whole(whole))) => {
-                        whole.content.as_ref().map_or(0, |buffer| buffer.content().len())
-                    }
-                    _ => 0,
-                };
+                let moves = next.as_ref().err().map_or(0, |(_, part)| content::bytes(part));
                 if moves > 0
                     && let Some(bandwidth) = self.user().and_then(|user| user.bandwidth.clone())
                 {
@@ -566,32 +558,6 @@ async fn pace(user: &User, bytes: usize, reader: &mut FrameReader) {
     if !wait.is_zero() {
         sleep(wait).await;
         reader.resume();
-    }
-}
-
-/// What is streamed, and small files, which take turns.
-struct Content {
-    parts: mpsc::Receiver<(u32, Part)>,
-    wholes: mpsc::Receiver<(u32, Part)>,
-    turn: bool,
-}
-
-impl Content {
-    /// Waits for either. Safe to cancel.
-    async fn recv(&mut self) -> Option<(u32, Part)> {
-        tokio::select! {
-            part = self.parts.recv() => part,
-            whole = self.wholes.recv() => whole,
-        }
-    }
-
-    fn try_recv(&mut self) -> Option<(u32, Part)> {
-        self.turn = !self.turn;
-        let (first, second) = match self.turn {
-            true => (&mut self.parts, &mut self.wholes),
-            false => (&mut self.wholes, &mut self.parts),
-        };
-        first.try_recv().or_else(|_| second.try_recv()).ok()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
 use crate::transfer::{
-    Incoming, Outbox, Part, Seal, Source as _, Store, Taken, TransferError, list, send_from,
+    Incoming, Outbox, Part, Seal, Source as _, Store, Taken, TransferError, Whole, list, send_from,
 };
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
@@ -332,7 +332,16 @@ async fn get<S: Store>(
         let taken = job.session.shelf.take(target.clone(), share, &job.user.workers).await?;
         let source = match taken {
             Taken::Whole(whole) if offset == 0 && version.is_none_or(|it| it == whole.version) => {
-                return Ok(Part::Whole(Box::new(whole)));
+                if job.user.bandwidth.is_none() {
+                    return Ok(Part::Whole(whole));
+                }
+                // Its end waits until its content is paid for.
+                let Whole { stat, version, content, seal } = *whole;
+                outbox.send(Part::Begin(stat, version)).await?;
+                if let Some(content) = content {
+                    outbox.send(Part::Data(content)).await?;
+                }
+                return Ok(Part::End(seal));
             }
             Taken::Whole(_) => {
                 // Rare, so that it may be opened again.

@@ -1,6 +1,7 @@
 //! The commit: from bytes that nobody can see to a name that survives a power cut.
 
 use std::os::fd::OwnedFd;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -59,6 +60,9 @@ pub struct Published {
     pub stat: Stat,
 }
 
+/// Flushes that are waited for at once: as many as a disk's journal joins.
+const FLUSHES_MAX: usize = 16;
+
 /// The outcome of a file that got none; no path leads there.
 const UNFINISHED: FsError = FsError::internal("commit the file");
 
@@ -81,7 +85,7 @@ struct Finished {
     is_alone: bool,
 }
 
-/// A file whose content survives a power cut, and whose name is to follow. Only [`Finished::flush`] makes one.
+/// A file whose content survives a power cut, and whose name is to follow. Only [`flush_all`] makes one.
 struct Flushed(Finished);
 
 /// Files that are to get their names in one directory, by their places in the batch.
@@ -127,11 +131,13 @@ impl Staging {
             }
         }
         if finished.len() > 1 {
-            finished.iter().for_each(|(_, file)| file.start_flush());
+            for (_, file) in &finished {
+                file.start_flush();
+            }
         }
         let mut groups: Vec<Group> = Vec::new();
-        for (place, file) in finished {
-            match file.flush() {
+        for (place, file) in flush_all(finished) {
+            match file {
                 Ok(file) => Group::add(&mut groups, place, file),
                 Err(error) => outcomes[place] = Err(error),
             }
@@ -141,12 +147,12 @@ impl Staging {
             groups.into_iter().filter_map(|group| group.place(&mut outcomes)).collect();
         let mut flushes = Flushes::default();
         for Named { tree, directory, identity, made, files } in named {
-            let flushed = flushes
+            let outcome = flushes
                 .flush(&tree, Flush::Directory, identity, &directory)
                 .and_then(|()| made.flush_with(&tree, &mut flushes))
                 .map_err(FsError::after_the_rename);
             for (place, published) in files {
-                outcomes[place] = flushed.map(|()| published);
+                outcomes[place] = outcome.map(|()| published);
             }
         }
         outcomes
@@ -233,9 +239,9 @@ impl Finished {
     }
 
     /// Gets the content on its way to the disk without waiting for it, so that the first of many flushes
-    /// takes them all along. What comes of it is told by [`Finished::flush`].
+    /// takes them all along. What comes of it is told by the flush.
     ///
-    /// *Source*: posix_fadvise(2): it "attempts to write dirty pages", and begins with that.
+    /// *Source*: `posix_fadvise(2)`, which begins with writing what is dirty.
     fn start_flush(&self) {
         let bytes = off_t::try_from(self.stat.bytes).unwrap_or(off_t::MAX);
         if self.is_flushed() && bytes > 0 {
@@ -245,11 +251,46 @@ impl Finished {
         }
     }
 
-    fn flush(self) -> Result<Flushed, FsError> {
+    fn flush(&self) -> Result<(), FsError> {
         let Staging { tree, file, .. } = &self.order.staging;
-        tree.flush(Flush::File, file).map_err(FsError::at("flush the staged file"))?;
-        Ok(Flushed(self))
+        tree.flush(Flush::File, file).map_err(FsError::at("flush the staged file"))
     }
+}
+
+type Numbered<T> = (usize, T);
+
+/// Flushes each file, several at once: those that come to the file system's journal together are taken
+/// along by one commit, and the disk is asked once.
+fn flush_all(files: Vec<Numbered<Finished>>) -> Vec<Numbered<Result<Flushed, FsError>>> {
+    let flush = |files: &[Numbered<Finished>]| -> Vec<_> {
+        files.iter().map(|(_, file)| file.flush()).collect()
+    };
+    let share = files.len().div_ceil(FLUSHES_MAX).max(1);
+    let flushed: Vec<_> = if files.iter().all(|(_, file)| !file.is_flushed()) {
+        flush(&files)
+    } else {
+        thread::scope(|scope| {
+            let (own, others) = files.split_at(share.min(files.len()));
+            let helper = |chunk| {
+                let spawned = thread::Builder::new().spawn_scoped(scope, move || flush(chunk));
+                (chunk, spawned)
+            };
+            let helpers: Vec<_> = others.chunks(share).map(helper).collect();
+            let mut flushed = flush(own);
+            for (chunk, helper) in helpers {
+                // Without a thread more it takes a little longer.
+                let chunk = match helper {
+                    Ok(helper) => helper.join().unwrap_or(vec![Err(UNFINISHED); chunk.len()]),
+                    Err(_) => flush(chunk),
+                };
+                flushed.extend(chunk);
+            }
+            flushed
+        })
+    };
+    let proved =
+        |((place, file), flushed): (_, Result<(), _>)| (place, flushed.map(|()| Flushed(file)));
+    files.into_iter().zip(flushed).map(proved).collect()
 }
 
 impl Group {

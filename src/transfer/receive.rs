@@ -120,12 +120,11 @@ impl<S: Sink> Progress<S> {
     }
 
     fn take(&mut self, part: Option<Part>) -> Result<Option<Committed>, TransferError> {
-        let mut staged = match self.staged.take() {
-            Some(staged) => staged,
-            None => {
-                look(&*self.store, &self.incoming)?;
-                open(&*self.store, &self.incoming)?
-            }
+        let mut staged = if let Some(staged) = self.staged.take() {
+            staged
+        } else {
+            look(&*self.store, &self.incoming)?;
+            open(&*self.store, &self.incoming)?
         };
         match part {
             None => {}

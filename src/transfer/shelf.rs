@@ -20,7 +20,7 @@ pub struct Shelf<S: Store> {
 /// A file as far as it could be had at once.
 pub enum Taken<F> {
     /// All of it.
-    Whole(Whole),
+    Whole(Box<Whole>),
     /// Only opened: it is large, or memory is short.
     Open(F),
 }
@@ -101,5 +101,5 @@ fn take<S: Store>(
     let read = || content.as_ref().map_or(&[][..], Buffer::content);
     let digest = stat.digest.unwrap_or_else(|| Sha256Digest(Sha256::digest(read()).into()));
     let seal = Seal { bytes: stat.bytes, digest };
-    Ok(Taken::Whole(Whole { version: source.version(), stat, content, seal }))
+    Ok(Taken::Whole(Box::new(Whole { version: source.version(), stat, content, seal })))
 }
