@@ -48,7 +48,7 @@ bench: build ## Compare with rsync and scp on this machine; writes target/bench/
 	benches/peers.py --ftd target/release/ftd --ftc target/release/ftc
 
 FUZZ_SECONDS ?= 60
-FUZZERS = header server_session client_session messages path config key_line spki
+FUZZERS = header server_session client_session packed messages path config key_line spki
 
 # On the stable toolchain: without the address sanitizer, which safe code has little use for. What is found
 # lies in fuzz/artifacts; a find becomes a seed in fuzz/seeds.

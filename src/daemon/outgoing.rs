@@ -35,6 +35,8 @@ pub(super) enum Final {
     Resume(ResumeInfo),
     /// A put would be taken.
     Check(CheckInfo),
+    /// Content may come and go compressed.
+    Compress,
     /// A failure.
     Error(ErrorMessage),
     /// The refusal of one request too many, which never counted as running.
@@ -65,6 +67,10 @@ pub(super) fn answer<S: Store>(
         Final::Digest(info) => Answer::Digest(info),
         Final::Resume(info) => Answer::Resume(info),
         Final::Check(info) => Answer::Check(info),
+        Final::Compress => {
+            writer.control(Kind::Answer, id, &Answer::Compress(Empty {}))?;
+            return writer.pack();
+        }
         Final::Error(message) | Final::NotAdmitted(message) => {
             return writer.control(Kind::Error, id, &message);
         }
@@ -76,7 +82,7 @@ pub(super) fn answer<S: Store>(
 }
 
 /// Queues one part of what is streamed. What comes after the final frame is dropped.
-pub(super) fn part<S: Store>(
+pub(super) async fn part<S: Store>(
     session: &Session<S>,
     writer: &mut FrameWriter,
     id: u32,
@@ -90,7 +96,7 @@ pub(super) fn part<S: Store>(
             let file = FileInfo { bytes, mode, mtime_ns, version };
             writer.control(Kind::Answer, id, &Answer::File(file))
         }
-        Part::Data(buffer) => writer.content(id, buffer.content()),
+        Part::Data(buffer) => writer.content(id, buffer.content()).await,
         Part::Entries(entries) => self::entries(writer, id, entries),
         Part::Listed(entries) => {
             session.finished(id);
