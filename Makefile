@@ -83,7 +83,7 @@ guard: build ## Compare instruction counts of three transfers with benches/guard
 	benches/guard.py --release $(RELEASE)
 
 FUZZ_SECONDS ?= 60
-FUZZERS = whole_session server_session client_session messages header path config key_line keys_file known_hosts spki
+FUZZERS = whole_session server_session client_session packed messages header path config key_line keys_file known_hosts spki
 
 # On the stable toolchain: without the address sanitizer, which safe code has little use for. What is found
 # lies in fuzz/artifacts; a find becomes a seed in fuzz/seeds.

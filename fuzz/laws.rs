@@ -7,8 +7,8 @@ use ftd::identity::{
     KnownHosts, fingerprint, parse_public_line, public_from_spki, public_line, spki_der,
 };
 use ftd::proto::{
-    Answer, ClientState, Entries, ErrorMessage, Expect, Header, Request, ServerHello, ServerState,
-    WirePath,
+    Answer, ClientState, Entries, ErrorMessage, Expect, Header, Kind, Packer, Request, ServerHello,
+    ServerState, Unpacker, WirePath, unpacked_bytes,
 };
 use ftd::types::{Escaped, RelPath};
 
@@ -20,6 +20,7 @@ pub const ALL: &[(&str, Law)] = &[
     ("header", header),
     ("server_session", server_session),
     ("client_session", client_session),
+    ("packed", packed),
     ("messages", messages),
     ("path", path),
     ("config", config),
@@ -98,6 +99,30 @@ pub fn client_session(data: &[u8]) {
         Ok(false) => state.control(header, payload).is_ok(),
         Err(_) => false,
     });
+}
+
+/// Any stream of PACKED frames: no panic, no frame yields more or less than it says, none too much. And
+/// any content that is packed unpacks to itself.
+pub fn packed(data: &[u8]) {
+    let (Ok(mut receiver), Ok(mut sender)) = (Unpacker::new(), Packer::new()) else { return };
+    let (mut content, mut payload) = (Vec::new(), Vec::new());
+    let mut unpack = |receiver: &mut Unpacker, payload: &[u8]| {
+        let (prefix, piece) = payload.split_first_chunk()?;
+        let bytes = unpacked_bytes(*prefix).ok()?;
+        let outcome = receiver.unpack(piece, bytes, &mut content);
+        assert!(content.len() <= bytes as usize && bytes <= ftd::types::limits::PACKED_BYTES_MAX);
+        outcome.ok()?;
+        assert_eq!(content.len(), bytes as usize);
+        Some(content.clone())
+    };
+    frames(data, |header, payload| {
+        header.kind == Kind::Packed && unpack(&mut receiver, payload).is_some()
+    });
+    if sender.pack(data, &mut payload).is_ok_and(|is_packed| is_packed)
+        && let Ok(mut receiver) = Unpacker::new()
+    {
+        assert_eq!(unpack(&mut receiver, &payload).as_deref(), Some(data));
+    }
 }
 
 /// A message that is read is read again from what is written of it, and is the same.

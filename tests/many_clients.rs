@@ -71,7 +71,7 @@ impl Client {
         let request = json!({"verb": "put", "path": path}).to_string();
         let trailer = json!({"bytes": content.len(), "sha256": sha256(content)}).to_string();
         self.writer.raw_control(Kind::Request, self.id, request.as_bytes())?;
-        self.writer.content(self.id, content)?;
+        self.writer.content(self.id, content).await?;
         self.writer.empty(Kind::Eof, self.id)?;
         self.writer.raw_control(Kind::Trailer, self.id, trailer.as_bytes())?;
         self.writer.flush().await?;

@@ -123,6 +123,10 @@ pub struct Copying {
     #[arg(long, env = "FTC_NO_RESUME", value_parser = FalseyValueParser::new())]
     pub no_resume: bool,
 
+    /// Compress content on its way, for slow lines; what is compressed already goes as it is
+    #[arg(short = 'z', long, env = "FTC_COMPRESS", value_parser = FalseyValueParser::new())]
+    pub compress: bool,
+
     /// Bytes in a second at the most, like 10MiB
     #[arg(long, env = "FTC_BWLIMIT", value_name = "BYTES")]
     pub bwlimit: Option<ByteSize>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cli::Global;
+use super::cli::{Copying, Global};
 use super::connect::{Dialer, Keys, connect};
 use super::engine::{Line, Throttle};
 use super::exit::{Exit, Failure};
@@ -29,6 +29,8 @@ pub struct Job {
     pub settings: Settings,
     /// Who tells about it.
     pub report: Report,
+    /// Whether content is to be compressed on its way.
+    compress: bool,
     shared: Arc<Shared>,
     failed: Mutex<Failed>,
     done: AtomicU64,
@@ -70,8 +72,8 @@ struct Failed {
 
 impl Job {
     /// Nothing done yet.
-    pub fn new(settings: Settings, report: Report, rate: Option<u64>) -> Self {
-        Self::with(settings, report, rate, Arc::default())
+    pub fn new(settings: Settings, report: Report, how: Option<&Copying>) -> Self {
+        Self::with(settings, report, how, Arc::default())
     }
 
     /// Nothing done yet, and somebody else than the kernel opens Unix sockets.
@@ -82,16 +84,22 @@ impl Job {
         Self::with(settings, report, None, shared)
     }
 
-    fn with(settings: Settings, report: Report, rate: Option<u64>, shared: Arc<Shared>) -> Self {
-        shared.throttle.set(rate);
+    fn with(
+        settings: Settings,
+        report: Report,
+        how: Option<&Copying>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        shared.throttle.set(how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64()));
+        let compress = how.is_some_and(|how| how.compress);
         let (failed, gone) = (Mutex::default(), Mutex::default());
-        Self { settings, report, shared, failed, done: AtomicU64::new(0), gone }
+        Self { settings, report, compress, shared, failed, done: AtomicU64::new(0), gone }
     }
 
     /// Another run from the same place, over the same connections.
-    pub fn again_with(&self, global: Global, report: Report, rate: Option<u64>) -> Self {
+    pub fn again_with(&self, global: Global, report: Report, how: Option<&Copying>) -> Self {
         let settings = Settings { global, ..self.settings.clone() };
-        Self::with(settings, report, rate, Arc::clone(&self.shared))
+        Self::with(settings, report, how, Arc::clone(&self.shared))
     }
 
     fn failures(&self) -> MutexGuard<'_, Failed> {
@@ -154,7 +162,7 @@ impl Job {
     /// Says goodbye to all servers, tells the sums, and gives the exit code.
     pub async fn finish(&self) -> Exit {
         let exit = self.exit();
-        self.report.finish(exit);
+        self.sum_up(exit);
         self.hang_up().await;
         exit
     }
@@ -197,6 +205,7 @@ impl Job {
         let seat = self.lane(server, number);
         let mut place = seat.line.lock().await;
         if let Some(line) = place.as_ref().filter(|line| !line.is_broken()) {
+            self.compress(line, server).await;
             return Ok(line.clone());
         }
         let key = (server.name(), number);
@@ -218,8 +227,24 @@ impl Job {
                 format!("logged in to {} ({version}) as {user}", server.name())
             });
         }
+        self.compress(&made, server).await;
         *place = Some(made.clone());
         Ok(made)
+    }
+
+    /// Has a connection compress, if that is wanted. One that is gone is noticed by whoever uses it.
+    async fn compress(&self, line: &Line, server: &Server) {
+        if self.compress
+            && let Err(failure) = line.compress().await
+        {
+            self.report
+                .explain(|| format!("{} goes uncompressed: {}", server.name(), failure.message));
+        }
+    }
+
+    /// Tells the sums.
+    pub fn sum_up(&self, exit: Exit) {
+        self.report.finish(exit, self.shared.throttle.passed());
     }
 
     /// A fresh count of tries for one piece of work.

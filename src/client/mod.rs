@@ -133,8 +133,7 @@ fn job(settings: Settings, verb: &Verb) -> Result<Job, Failure> {
     let how = verb.copying();
     let style = style(&settings.global, verb);
     let report = Report::new(style, how.and_then(|how| how.receipt.as_deref()))?;
-    let rate = how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64());
-    Ok(Job::new(settings, report, rate))
+    Ok(Job::new(settings, report, how))
 }
 
 fn style(global: &Global, verb: &Verb) -> Style {

@@ -40,6 +40,7 @@ impl Settings {
         line(&mut out, "penalties", limits.penalties);
         line(&mut out, "penalty-exempt", list(&limits.penalty_exempt));
         count(&mut out, &Limits::REQUESTS_PER_CONNECTION, limits.requests_per_connection);
+        count(&mut out, &Limits::COMPRESSED_CONNECTIONS, limits.compressed_connections);
         size(&mut out, &Limits::BUFFER_MEMORY, limits.buffer_memory);
         count(&mut out, &Limits::FILE_WORKERS, limits.file_workers);
         size(&mut out, &Limits::HANDSHAKE_TIMEOUT, limits.handshake_timeout);

@@ -69,6 +69,7 @@ section! {
         penalties = "penalties",
         penalty_exempt = "penalty-exempt",
         requests_per_connection = "requests-per-connection",
+        compressed_connections = "compressed-connections",
         buffer_memory = "buffer-memory",
         file_workers = "file-workers",
         handshake_timeout = "handshake-timeout",

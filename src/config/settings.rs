@@ -120,6 +120,8 @@ pub struct Limits {
     pub penalty_exempt: Vec<IpNet>,
     /// Requests of one connection whose answer is outstanding.
     pub requests_per_connection: usize,
+    /// Connections whose content may be compressed; zero allows none.
+    pub compressed_connections: usize,
     /// Bytes of memory for file data in flight, all connections together.
     pub buffer_memory: u64,
     /// Threads that wait for the disk.
@@ -165,6 +167,9 @@ impl Limits {
     /// Outstanding requests: each costs an entry in a table and an answer in a queue.
     pub const REQUESTS_PER_CONNECTION: Bound<usize> =
         Bound { key: "requests-per-connection", default: 256, min: 1, max: 4096 };
+    /// Connections that compress: each costs up to 6 MiB for what its two streams remember.
+    pub const COMPRESSED_CONNECTIONS: Bound<usize> =
+        Bound { key: "compressed-connections", default: 32, min: 0, max: 4096 };
     /// Buffer memory: the minimum is sixteen buffers, enough for a few transfers to take turns.
     pub const BUFFER_MEMORY: Bound<u64> =
         Bound { key: "buffer-memory", default: 64 * MIB, min: 8 * MIB, max: 16 * GIB };
@@ -219,6 +224,7 @@ impl Default for Limits {
             penalties: true,
             penalty_exempt: Vec::new(),
             requests_per_connection: Self::REQUESTS_PER_CONNECTION.default,
+            compressed_connections: Self::COMPRESSED_CONNECTIONS.default,
             buffer_memory: Self::BUFFER_MEMORY.default,
             file_workers: Self::FILE_WORKERS.default,
             handshake_timeout: Self::HANDSHAKE_TIMEOUT.default,

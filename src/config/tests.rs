@@ -137,6 +137,7 @@ strangers = 5
 penalties = false
 penalty-exempt = ["10.0.0.0/8"]
 requests-per-connection = 1
+compressed-connections = 0
 buffer-memory = 8388608
 file-workers = 256
 handshake-timeout = "1s"
@@ -179,6 +180,7 @@ max-file-size = 4096
             penalties: false,
             penalty_exempt: vec!["10.0.0.0/8".parse()?],
             requests_per_connection: 1,
+            compressed_connections: 0,
             buffer_memory: 8 << 20,
             file_workers: 256,
             handshake_timeout: Duration::from_secs(1),
@@ -219,7 +221,7 @@ const RESERVE: &str =
     "a part of the file system such as \"5%\" (at most 99%), or a size such as \"10GiB\"";
 const IN_LIMITS: &str = "possible here are max-file-size, connections, connections-per-user, \
         connections-per-source, strangers, strangers-per-source, penalties, penalty-exempt, \
-        requests-per-connection, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
+        requests-per-connection, compressed-connections, buffer-memory, file-workers, handshake-timeout, idle-timeout, \
         stall-timeout, resume-expiry, drain-timeout";
 const IN_USER: &str = "possible here are name, keys, keys-file, unix, from, expires, enabled, home, allow, retain, bandwidth, quota, quota-files, max-file-size, key, path";
 const IN_KEY: &str = "possible here are line, from, expires, enabled";
@@ -817,6 +819,7 @@ fn a_reload_names_what_it_cannot_take() {
                     penalty_exempt: vec![ipnet::Ipv4Net::default().into()],
                     max_file_size: 1,
                     requests_per_connection: 1,
+                    compressed_connections: 0,
                     handshake_timeout: Duration::ZERO,
                     idle_timeout: Duration::ZERO,
                     stall_timeout: Duration::ZERO,
@@ -849,6 +852,7 @@ prop_compose! {
         strangers_per_source in 1..=16_usize,
         penalties in any::<bool>(),
         requests_per_connection in 1..=Limits::REQUESTS_PER_CONNECTION.max,
+        compressed_connections in 0..=Limits::COMPRESSED_CONNECTIONS.max,
         buffer_memory in Limits::BUFFER_MEMORY.min..=Limits::BUFFER_MEMORY.max,
         file_workers in 1..=Limits::FILE_WORKERS.max,
         handshake_timeout in any_time(Limits::HANDSHAKE_TIMEOUT),
@@ -864,7 +868,7 @@ prop_compose! {
                 .skip(connections_per_source % 3)
                 .collect(),
             max_file_size, connections, connections_per_user, connections_per_source, strangers,
-            strangers_per_source, penalties, requests_per_connection,
+            strangers_per_source, penalties, requests_per_connection, compressed_connections,
             buffer_memory, file_workers, handshake_timeout, idle_timeout, stall_timeout,
             resume_expiry,
             drain_timeout,

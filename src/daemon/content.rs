@@ -3,7 +3,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::transfer::{Buffer, PARTS_MAX, Part};
+use crate::transfer::{PARTS_MAX, Part};
 
 /// Small files that may wait for the writer.
 const WHOLES_MAX: usize = 64;
@@ -45,14 +45,4 @@ impl Content {
         };
         first.try_recv().or_else(|_| second.try_recv()).ok()
     }
-}
-
-/// Bytes of content in a part, for which a user's bandwidth is charged.
-pub(super) fn bytes(part: &Part) -> usize {
-    let buffer = match part {
-        Part::Data(buffer) => Some(buffer),
-        Part::Whole(whole) => whole.content.as_ref(),
-        _ => None,
-    };
-    buffer.map_or(0, |buffer: &Buffer| buffer.content().len())
 }

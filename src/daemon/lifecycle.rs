@@ -69,7 +69,8 @@ pub(super) async fn run<S: Store>(
     let (busy, mut all_done) = mpsc::channel(1);
     let (sweeper, mut expiry) =
         (Arc::clone(&store), interval_at(Instant::now() + EXPIRY_EVERY, EXPIRY_EVERY));
-    let server = Server { store, live: live_seen, phase: phase_seen, busy };
+    let compressed = super::door::Count::default();
+    let server = Server { store, live: live_seen, phase: phase_seen, busy, compressed };
     let gate = Gate::new(tls);
 
     let mut watchdog = Watchdog::new(workers.clone());

@@ -3,6 +3,7 @@
 mod bandwidth;
 mod changes;
 pub mod cli;
+mod compress;
 mod content;
 mod door;
 mod journal;

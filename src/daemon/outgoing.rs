@@ -8,7 +8,7 @@ use crate::proto::{
     Abort, Answer, CheckInfo, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed,
     Made, Renamed, ResumeInfo, StatInfo, Stored, Trailer, WirePath,
 };
-use crate::transfer::{Committed, Part, Store, TransferError, Whole};
+use crate::transfer::{Committed, Part, Seal, Store, TransferError, Whole};
 use crate::types::Escaped;
 use crate::types::limits::CONTROL_BYTES_MAX;
 use crate::wire::{FrameWriter, WireError};
@@ -35,6 +35,8 @@ pub(super) enum Final {
     Resume(ResumeInfo),
     /// A put would be taken.
     Check(CheckInfo),
+    /// Content may come and go compressed.
+    Compress,
     /// A failure.
     Error(ErrorMessage),
     /// The refusal of one request too many, which never counted as running.
@@ -65,6 +67,10 @@ pub(super) fn answer<S: Store>(
         Final::Digest(info) => Answer::Digest(info),
         Final::Resume(info) => Answer::Resume(info),
         Final::Check(info) => Answer::Check(info),
+        Final::Compress => {
+            writer.control(Kind::Answer, id, &Answer::Compress(Empty {}))?;
+            return writer.pack();
+        }
         Final::Error(message) | Final::NotAdmitted(message) => {
             return writer.control(Kind::Error, id, &message);
         }
@@ -76,7 +82,7 @@ pub(super) fn answer<S: Store>(
 }
 
 /// Queues one part of what is streamed. What comes after the final frame is dropped.
-pub(super) fn part<S: Store>(
+pub(super) async fn part<S: Store>(
     session: &Session<S>,
     writer: &mut FrameWriter,
     id: u32,
@@ -91,21 +97,17 @@ pub(super) fn part<S: Store>(
             let Whole { stat, version, content, seal } = *whole;
             begin(writer, id, &stat, version)?;
             if let Some(content) = content {
-                writer.content(id, content.content())?;
+                writer.content(id, content.content()).await?;
             }
-            self::part(session, writer, id, Part::End(seal))
+            end(session, writer, id, seal)
         }
-        Part::Data(buffer) => writer.content(id, buffer.content()),
+        Part::Data(buffer) => writer.content(id, buffer.content()).await,
         Part::Entries(entries) => self::entries(writer, id, entries),
         Part::Listed(entries) => {
             session.finished(id);
             writer.control(Kind::Answer, id, &Answer::Listed(Listed { entries }))
         }
-        Part::End(seal) => {
-            session.finished(id);
-            writer.empty(Kind::Eof, id)?;
-            writer.control(Kind::Trailer, id, &Trailer { bytes: seal.bytes, sha256: seal.digest })
-        }
+        Part::End(seal) => end(session, writer, id, seal),
         Part::Failed(error) => answer(session, writer, id, failed(&error)),
     }
 }
@@ -113,6 +115,17 @@ pub(super) fn part<S: Store>(
 fn begin(writer: &mut FrameWriter, id: u32, stat: &Stat, version: String) -> Result<(), WireError> {
     let Stat { bytes, mode, mtime_ns, .. } = *stat;
     writer.control(Kind::Answer, id, &Answer::File(FileInfo { bytes, mode, mtime_ns, version }))
+}
+
+fn end<S: Store>(
+    session: &Session<S>,
+    writer: &mut FrameWriter,
+    id: u32,
+    seal: Seal,
+) -> Result<(), WireError> {
+    session.finished(id);
+    writer.empty(Kind::Eof, id)?;
+    writer.control(Kind::Trailer, id, &Trailer { bytes: seal.bytes, sha256: seal.digest })
 }
 
 /// The only place that says "stored": it takes a [`Committed`], and nothing else makes one.

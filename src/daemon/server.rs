@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::door::Count;
 use super::users::Users;
 use crate::config::Settings;
 use crate::transfer::Store;
@@ -31,6 +32,8 @@ pub(super) struct Server<S: Store> {
     pub(super) phase: watch::Receiver<Phase>,
     /// Held by everything that must end before the daemon does; nothing is ever sent.
     pub(super) busy: mpsc::Sender<std::convert::Infallible>,
+    /// Connections that compress.
+    pub(super) compressed: Count,
 }
 
 impl<S: Store> Clone for Server<S> {
@@ -40,6 +43,7 @@ impl<S: Store> Clone for Server<S> {
             live: self.live.clone(),
             phase: self.phase.clone(),
             busy: self.busy.clone(),
+            compressed: self.compressed.clone(),
         }
     }
 }

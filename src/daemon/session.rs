@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::compress;
 use super::content;
 use super::door::Visitor;
 use super::journal::kind;
@@ -75,6 +76,8 @@ struct Intake {
     uploads: BTreeMap<u32, Upload>,
     /// Requests other than puts, so that they can be cancelled.
     tasks: BTreeMap<u32, AbortHandle>,
+    /// The connection's place among those that compress, in all and of the user.
+    compressed: Option<compress::Place>,
     draining: bool,
 }
 
@@ -227,7 +230,7 @@ impl<S: Store> Session<S> {
     }
 
     /// The user that the peer is under the configuration in force.
-    fn user(&self) -> Option<Arc<User>> {
+    pub(super) fn user(&self) -> Option<Arc<User>> {
         self.server.live.borrow().users.admit(&self.peer, self.source).ok().cloned()
     }
 
@@ -264,8 +267,12 @@ impl<S: Store> Session<S> {
 
     /// The incoming direction: frames in, work started.
     async fn read(self: &Arc<Self>, reader: &mut FrameReader) -> End {
-        let mut intake =
-            Intake { uploads: BTreeMap::new(), tasks: BTreeMap::new(), draining: false };
+        let mut intake = Intake {
+            uploads: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            compressed: None,
+            draining: false,
+        };
         let mut phase = self.server.phase.clone();
         let (greeting_timeout, idle_timeout) = {
             let live = self.server.live.borrow();
@@ -369,6 +376,9 @@ impl<S: Store> Session<S> {
                 self.log_refusal(ErrorCode::Protocol, message);
                 self.refuse(id, ErrorCode::Protocol, message).await;
             }
+            Event::Request(Request::Compress { method }) => {
+                self.compress(id, &method, reader, &mut intake.compressed).await?;
+            }
             Event::Request(request) => {
                 intake.tasks.retain(|_, task| !task.is_finished());
                 if let Some(user) = self.user() {
@@ -419,7 +429,7 @@ impl<S: Store> Session<S> {
                 let read = reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
                 left -= read;
                 if let Some(user) = &user {
-                    pace(user, read, reader).await;
+                    pace(user, reader).await;
                 }
                 continue;
             };
@@ -459,7 +469,7 @@ impl<S: Store> Session<S> {
                     reader.resume();
                 }
             }
-            pace(user, read, reader).await;
+            pace(user, reader).await;
         }
         Ok(())
     }
@@ -483,13 +493,13 @@ impl<S: Store> Session<S> {
     }
 
     /// For a request that is refused before anybody looks at what it asks for.
-    fn log_refusal(&self, code: ErrorCode, reason: &str) {
+    pub(super) fn log_refusal(&self, code: ErrorCode, reason: &str) {
         if let Some(user) = self.user() {
             verbs::log_refusal(self, &user, "request", (None, None), (code, reason));
         }
     }
 
-    async fn refuse(&self, id: u32, code: ErrorCode, message: &str) {
+    pub(super) async fn refuse(&self, id: u32, code: ErrorCode, message: &str) {
         // The writer is there for as long as we are.
         let _ = self.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
     }
@@ -514,19 +524,19 @@ impl<S: Store> Session<S> {
                 () = sleep_until(paid_at), if is_paced => continue,
             };
             loop {
-                let moves = next.as_ref().err().map_or(0, |(_, part)| content::bytes(part));
-                if moves > 0
-                    && let Some(bandwidth) = self.user().and_then(|user| user.bandwidth.clone())
-                {
-                    paid_at = Instant::now() + bandwidth.charge(moves);
-                }
                 match next {
                     Ok((_, Final::Close(message))) => {
                         farewell(writer, message).await;
                         return Ok(());
                     }
                     Ok((id, answer)) => outgoing::answer(self, writer, id, answer)?,
-                    Err((id, part)) => outgoing::part(self, writer, id, part)?,
+                    Err((id, part)) => outgoing::part(self, writer, id, part).await?,
+                }
+                let sent = writer.content_bytes();
+                if sent > 0
+                    && let Some(bandwidth) = self.user().and_then(|user| user.bandwidth.clone())
+                {
+                    paid_at = Instant::now() + bandwidth.charge(sent);
                 }
                 let is_full = writer.is_full() || paid_at > Instant::now();
                 next = match (is_full, answers.try_recv()) {
@@ -553,7 +563,8 @@ impl<S: Store> Session<S> {
 }
 
 /// Waits for as long as what has come in from the user takes at his bandwidth. The wait is ours.
-async fn pace(user: &User, bytes: usize, reader: &mut FrameReader) {
+async fn pace(user: &User, reader: &mut FrameReader) {
+    let bytes = reader.content_bytes();
     let wait = user.bandwidth.as_ref().map_or(Duration::ZERO, |bandwidth| bandwidth.charge(bytes));
     if !wait.is_zero() {
         sleep(wait).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::door::Door;
+use super::door::{Count, Door};
 use super::server::{Live, Phase, Server};
 use super::session;
 use super::users::{Peer, Users};
@@ -74,7 +74,8 @@ impl<S: Store> Daemon<S> {
         let (tell_phase, phase) = watch::channel(Phase::Serving);
         sessions.told.retain(|(live, _)| !live.is_closed());
         sessions.told.push((tell_live, tell_phase));
-        let server = Server { store, live, phase, busy };
+        let compressed = Count::default();
+        let server = Server { store, live, phase, busy, compressed };
         session::serve(Connection::plain(socket), Peer::Account(uid), visitor, server)
     }
 

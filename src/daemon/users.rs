@@ -53,6 +53,8 @@ pub(super) struct User {
     pub(super) share: Share,
     pub(super) workers: Workers,
     pub(super) connections: Count,
+    /// Those of them that compress.
+    pub(super) compressed: Count,
     /// Keep the user from filling the log: with what is refused, and with what fails here.
     pub(super) refusals: Arc<Limiter>,
     pub(super) faults: Arc<Limiter>,
@@ -97,6 +99,7 @@ impl Users {
                 refusals: known.map_or_else(Arc::default, |user| Arc::clone(&user.refusals)),
                 faults: known.map_or_else(Arc::default, |user| Arc::clone(&user.faults)),
                 connections: known.map_or_else(Count::default, |user| user.connections.clone()),
+                compressed: known.map_or_else(Count::default, |user| user.compressed.clone()),
                 bandwidth: entry.bandwidth.map(|rate| {
                     let same = known.and_then(|user| user.bandwidth.clone());
                     let same = same.filter(|before| before.bytes_per_second() == rate);

@@ -150,7 +150,8 @@ pub(super) fn start<S: Store>(
             Request::Check { path, bytes, replace } => {
                 resume::tell_check(job("check"), path, bytes, replace).await
             }
-            Request::Put(_) | Request::Unknown => Ok(()), // The session deals with these.
+            // The session deals with these.
+            Request::Put(_) | Request::Compress { .. } | Request::Unknown => Ok(()),
         };
         if let Err((code, message)) = outcome {
             let _ =

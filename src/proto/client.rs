@@ -26,6 +26,7 @@ enum Open {
     Digest,
     Resume,
     Check,
+    Compress,
     /// A get, and where its content begins.
     Get {
         offset: u64,
@@ -68,6 +69,7 @@ impl ClientState {
             Request::Get { offset, .. } => Open::Get { offset: *offset },
             Request::Resume { .. } => Open::Resume,
             Request::Check { .. } => Open::Check,
+            Request::Compress { .. } => Open::Compress,
             Request::List { .. } => Open::List,
             Request::Stat { .. } | Request::Unknown => Open::Stat,
             Request::Remove { .. } | Request::Rmdir { .. } => Open::Remove,
@@ -162,6 +164,7 @@ impl ClientState {
             | (Reply::Answer(Answer::Digest(_)), Some(Open::Digest))
             | (Reply::Answer(Answer::Resume(_)), Some(Open::Resume))
             | (Reply::Answer(Answer::Check(_)), Some(Open::Check))
+            | (Reply::Answer(Answer::Compress(_)), Some(Open::Compress))
             | (Reply::Trailer(_) | Reply::Abort(_) | Reply::Error(_), _) => None,
             (Reply::Entries(_), Some(open)) => Some(*open),
             (Reply::Eof, _) => Some(Open::Ended),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
+use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, PACKED_PAYLOAD_MAX, PACKED_PREFIX};
 
 /// What a frame carries.
 ///
@@ -32,10 +32,12 @@ pub enum Kind {
     Entries = 9,
     /// Why a request, or the connection, failed.
     Error = 10,
+    /// File content, compressed.
+    Packed = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Hello,
         Self::Request,
         Self::Data,
@@ -46,12 +48,14 @@ impl Kind {
         Self::Answer,
         Self::Entries,
         Self::Error,
+        Self::Packed,
     ];
 
     /// The lengths that a payload of this kind may have, in bytes.
     fn payload_bytes(self) -> std::ops::RangeInclusive<u32> {
         match self {
             Self::Data => 1..=DATA_BYTES_MAX,
+            Self::Packed => PACKED_PREFIX + 1..=PACKED_PAYLOAD_MAX,
             Self::Eof | Self::Cancel => 0..=0,
             _ => 1..=CONTROL_BYTES_MAX,
         }
@@ -71,6 +75,7 @@ impl fmt::Display for Kind {
             Self::Answer => "ANSWER",
             Self::Entries => "ENTRIES",
             Self::Error => "ERROR",
+            Self::Packed => "PACKED",
         })
     }
 }
@@ -172,7 +177,11 @@ mod tests {
             (raw(4, 0, 0, 0), true, "EOF"),
             (raw(4, 0, 0, 1), false, "EOF with a payload"),
             (raw(0, 0, 0, 1), false, "kind 0"),
-            (raw(11, 0, 0, 1), false, "first unknown kind"),
+            (raw(11, 0, 0, 4), false, "packed data without any"),
+            (raw(11, 0, 0, 5), true, "least packed data"),
+            (raw(11, 0, 0, PACKED_PAYLOAD_MAX), true, "most packed data"),
+            (raw(11, 0, 0, PACKED_PAYLOAD_MAX + 1), false, "one byte too much packed data"),
+            (raw(12, 0, 0, 1), false, "first unknown kind"),
             (raw(3, 1, 0, 1), false, "a flag"),
             (raw(3, 0, 1, 1), false, "a reserved bit"),
         ] {
@@ -182,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_decodes_encodes_to_the_same_bytes(bytes in any::<[u8; 12]>(), kind in 1u8..=10, zero in any::<bool>()) {
+        fn what_decodes_encodes_to_the_same_bytes(bytes in any::<[u8; 12]>(), kind in 1u8..=11, zero in any::<bool>()) {
             let mut bytes = bytes;
             if zero {
                 bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);

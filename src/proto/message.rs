@@ -151,6 +151,8 @@ pub enum Answer {
     Resume(ResumeInfo),
     /// A put would be taken.
     Check(CheckInfo),
+    /// Content may come compressed from now on.
+    Compress(Empty),
 }
 
 /// What is kept of an upload.

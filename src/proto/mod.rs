@@ -6,6 +6,7 @@
 mod client;
 mod frame;
 mod message;
+mod packed;
 mod request;
 mod server;
 
@@ -16,6 +17,7 @@ pub use message::{
     ErrorMessage, FileInfo, HelloLimits, Listed, Made, Renamed, ResumeInfo, ServerHello, StatInfo,
     Stored, Trailer, VERSION, VersionRange, WirePath,
 };
+pub use packed::{Packer, Unpacker, unpacked_bytes};
 pub use request::{PutRequest, Request, ResumeAt};
 pub use server::{Event, Expect, ServerState, UPLOADS_MAX};
 
@@ -45,6 +47,9 @@ pub enum ProtocolError {
         /// The rule that it breaks.
         rule: &'static str,
     },
+    /// Compressed content that is not what it should be.
+    #[error("PACKED frame: {0}")]
+    Packed(&'static str),
     /// No version in common.
     #[error("version {offered} is not spoken here, only {} to {}", VERSION.min, VERSION.max)]
     Version {

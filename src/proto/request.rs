@@ -85,6 +85,11 @@ pub enum Request {
         #[serde(default)]
         reread: bool,
     },
+    /// Allow compressed content on this connection from the answer on.
+    Compress {
+        /// How: `zstd`.
+        method: String,
+    },
     /// A verb of a later version.
     #[serde(other)]
     Unknown,

@@ -115,6 +115,7 @@ impl ServerState {
         match kind {
             Kind::Hello => refuse("HELLO was said before"),
             Kind::Answer | Kind::Entries | Kind::Error => refuse("only a server sends this"),
+            Kind::Packed => refuse("compression was not asked for"),
             Kind::Request if id <= self.last_id => refuse("ids grow with every request"),
             Kind::Cancel if id == 0 || id > self.last_id => refuse("no such request"),
             Kind::Request | Kind::Cancel => Ok(Expect::Control),
@@ -177,7 +178,7 @@ impl ServerState {
                 Ok(self.give_up(id))
             }
             Kind::Cancel => Ok(self.give_up(id)),
-            Kind::Data | Kind::Answer | Kind::Entries | Kind::Error => {
+            Kind::Data | Kind::Packed | Kind::Answer | Kind::Entries | Kind::Error => {
                 Err(ProtocolError::OutOfOrder { kind, id, rule: "not a control frame of a client" })
             }
         }

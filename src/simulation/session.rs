@@ -98,7 +98,7 @@ async fn serve(sim: &Sim, how: u8, bytes: &[u8]) {
             () = peer => {}
         }
     };
-    if timeout(LONGEST, ended).await.is_err() {
+    if timeout(LONGEST, Box::pin(ended)).await.is_err() {
         sim.breach(format_args!("the session has not ended after {:?}", started.elapsed()));
         return;
     }

@@ -22,5 +22,18 @@ pub const CONTROL_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes in the payload of a data frame.
 pub const DATA_BYTES_MAX: u32 = 1024 * 1024;
 
+/// Bytes of content in a packed frame, once it is unpacked: a block of zstd (RFC 8878, 3.1.1.2.4).
+pub const PACKED_BYTES_MAX: u32 = 128 * 1024;
+
+/// Bytes that stand before the compressed content of a packed frame: how long it is unpacked.
+pub const PACKED_PREFIX: u32 = 4;
+
+/// Bytes in the payload of a packed frame: content that zstd cannot make smaller becomes a little larger.
+pub const PACKED_PAYLOAD_MAX: u32 = PACKED_BYTES_MAX + 1024;
+
+/// The window of a compressed stream, as a power of two: how far back it may refer, which its receiver
+/// has to remember.
+pub const PACKED_WINDOW_LOG: u32 = 20;
+
 /// Bytes in one buffer of the data path; a whole number of pages.
 pub const BUFFER_BYTES: usize = 512 * 1024;

@@ -6,14 +6,19 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
+use super::packed::Packed;
 use super::{Connection, Progress, Socket, WireError};
-use crate::proto::{Header, Kind};
-use crate::types::limits::CONTROL_BYTES_MAX;
+use crate::proto::{Header, Kind, Packer, ProtocolError, unpacked_bytes};
+use crate::types::limits::{CONTROL_BYTES_MAX, PACKED_BYTES_MAX, PACKED_PREFIX};
 
 /// Bytes that may wait in the writer before they are sent.
 const BATCH_BYTES: usize = 256 * 1024;
 /// Bytes that are read at once to be dropped.
 const DRAIN_BYTES: usize = 16 * 1024;
+/// Bytes of a PACKED frame before its compressed content.
+const PACKED_HEADER: usize = Header::BYTES + PACKED_PREFIX as usize;
+/// Bytes that are unpacked before others get their turn.
+const TURN_BYTES: usize = 512 * 1024;
 /// How long a control frame may take from its first byte to its last.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,25 +27,33 @@ pub fn split(connection: Connection, stall: Duration) -> (FrameReader, FrameWrit
     let connection = Arc::new(connection);
     let reader = FrameReader {
         connection: Arc::clone(&connection),
-        raw: [0; Header::BYTES],
+        raw: [0; PACKED_HEADER],
         raw_bytes: 0,
         due: Instant::now(),
         control: Vec::new(),
         stall: Progress::new(stall),
+        packed: None,
+        turn: 0,
+        content_bytes: 0,
     };
-    (reader, FrameWriter { connection, stall })
+    (reader, FrameWriter { connection, stall, packer: None, frame: Vec::new(), content_bytes: 0 })
 }
 
 /// The incoming direction.
 pub struct FrameReader {
     connection: Arc<Connection>,
     /// The header that is arriving, and how much of it has.
-    raw: [u8; Header::BYTES],
+    raw: [u8; PACKED_HEADER],
     raw_bytes: usize,
     /// When what is arriving must be complete.
     due: Instant,
     control: Vec<u8>,
     stall: Progress,
+    packed: Option<Box<Packed>>,
+    /// Bytes that were unpacked since others had their turn.
+    turn: usize,
+    /// Bytes of content that have come, as they were sent, since that was asked for.
+    content_bytes: usize,
 }
 
 /// What came of waiting for a frame.
@@ -60,13 +73,18 @@ impl FrameReader {
     /// # Errors
     /// All are final for the connection.
     pub async fn header(&mut self, until: Instant) -> Result<Next, WireError> {
-        while self.raw_bytes < Header::BYTES {
+        loop {
+            let wanted = self.header_bytes()?;
+            if self.raw_bytes >= wanted {
+                break;
+            }
             let (limit, is_late) = match self.raw_bytes {
                 0 => (until, false),
                 _ => (until.min(self.due), self.due <= until),
             };
             let read =
-                timeout_at(limit, self.connection.read(&mut self.raw[self.raw_bytes..])).await;
+                timeout_at(limit, self.connection.read(&mut self.raw[self.raw_bytes..wanted]))
+                    .await;
             match read {
                 Err(_) if is_late => return Err(WireError::Timeout("receive a frame")),
                 Err(_) => return Ok(Next::Nothing),
@@ -83,7 +101,46 @@ impl FrameReader {
             }
         }
         self.raw_bytes = 0;
-        Ok(Next::Frame(Header::decode(&self.raw).map_err(crate::proto::ProtocolError::from)?))
+        let (raw, prefix) = self.halves();
+        let header = Header::decode(raw).map_err(ProtocolError::from)?;
+        let (Kind::Packed, Some(packed)) = (header.kind, &mut self.packed) else {
+            return Ok(Next::Frame(header));
+        };
+        let bytes = unpacked_bytes(prefix)?;
+        packed.begin((header.payload_bytes - PACKED_PREFIX) as usize, bytes);
+        Ok(Next::Frame(Header { kind: Kind::Data, payload_bytes: bytes, ..header }))
+    }
+
+    /// How much of the frame that is arriving has to be here before it can be judged.
+    fn header_bytes(&self) -> Result<usize, WireError> {
+        if self.raw_bytes < Header::BYTES || self.packed.is_none() {
+            return Ok(Header::BYTES);
+        }
+        let header = Header::decode(self.halves().0).map_err(ProtocolError::from)?;
+        Ok(if header.kind == Kind::Packed { PACKED_HEADER } else { Header::BYTES })
+    }
+
+    /// The header, and what stands behind it in a PACKED frame.
+    fn halves(&self) -> (&[u8; Header::BYTES], [u8; PACKED_PREFIX as usize]) {
+        let (raw, prefix) = self.raw.split_first_chunk().expect("it begins with a header");
+        (raw, *prefix.first_chunk().expect("the prefix follows"))
+    }
+
+    /// From now on content may come compressed; it is given as plain DATA.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn unpack(&mut self) -> Result<(), WireError> {
+        if self.packed.is_none() {
+            self.packed = Some(Box::new(Packed::new()?));
+        }
+        Ok(())
+    }
+
+    /// How many bytes of content have come since this was asked last, as they were sent: compressed, if
+    /// they were.
+    pub fn content_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.content_bytes)
     }
 
     /// When the peer will have moved too little, unless it moves more.
@@ -116,16 +173,26 @@ impl FrameReader {
         dest: &mut [u8],
         until: Option<Instant>,
     ) -> Result<Option<usize>, WireError> {
-        let deadline = self.stall.deadline().min(until.unwrap_or_else(|| self.stall.deadline()));
-        let Ok(read) = timeout_at(deadline, self.connection.read(dest)).await else {
-            return match until {
-                Some(until) if until < self.stall.deadline() => Ok(None),
-                _ => Err(WireError::Timeout("receive content")),
-            };
-        };
-        let read = read?;
-        self.stall.moved(read);
-        if read == 0 { Err(WireError::Cut) } else { Ok(Some(read)) }
+        if let Some(packed) = self.packed.as_mut().filter(|packed| packed.is_due()) {
+            while let Some(room) = packed.room() {
+                let arrived = arrive(&self.connection, &mut self.stall, room, until).await?;
+                let Some(arrived) = arrived else { return Ok(None) };
+                self.content_bytes += arrived;
+                packed.arrived(arrived);
+            }
+            let (taken, unpacked) = packed.take(dest)?;
+            // What takes no time on the line, and much on the disk, is progress too.
+            self.stall.moved(unpacked);
+            self.turn += unpacked;
+            if self.turn >= TURN_BYTES {
+                self.turn = 0;
+                tokio::task::yield_now().await;
+            }
+            return Ok(Some(taken));
+        }
+        let read = arrive(&self.connection, &mut self.stall, dest, until).await?;
+        self.content_bytes += read.unwrap_or(0);
+        Ok(read)
     }
 
     /// Starts the minimum-progress rule afresh: something is due from now on, or the time before was
@@ -138,6 +205,9 @@ impl FrameReader {
     pub fn shrink(&mut self) {
         self.connection.shrink();
         self.control = Vec::new();
+        if let Some(packed) = &mut self.packed {
+            packed.shrink();
+        }
     }
 
     /// Drops what the peer still sends until it closes, until `limit` is over or for `bytes_max`.
@@ -172,10 +242,34 @@ impl FrameReader {
     }
 }
 
+/// Some bytes of content as they come, at least one; `None` when `until` passes first.
+async fn arrive(
+    connection: &Connection,
+    stall: &mut Progress,
+    dest: &mut [u8],
+    until: Option<Instant>,
+) -> Result<Option<usize>, WireError> {
+    let deadline = stall.deadline().min(until.unwrap_or_else(|| stall.deadline()));
+    let Ok(read) = timeout_at(deadline, connection.read(dest)).await else {
+        return match until {
+            Some(until) if until < stall.deadline() => Ok(None),
+            _ => Err(WireError::Timeout("receive content")),
+        };
+    };
+    let read = read?;
+    stall.moved(read);
+    if read == 0 { Err(WireError::Cut) } else { Ok(Some(read)) }
+}
+
 /// The outgoing direction. Frames collect until [`FrameWriter::flush`] or until they are many.
 pub struct FrameWriter {
     connection: Arc<Connection>,
     stall: Duration,
+    packer: Option<Packer>,
+    /// The PACKED frame that is being made.
+    frame: Vec<u8>,
+    /// Bytes of content that were queued, as they are sent, since that was asked for.
+    content_bytes: usize,
 }
 
 impl FrameWriter {
@@ -216,14 +310,64 @@ impl FrameWriter {
         self.connection.lock().push(&[&Header { kind, id, payload_bytes: 0 }.encode()])
     }
 
+    /// From now on content goes out compressed, where that makes it smaller.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn pack(&mut self) -> Result<(), WireError> {
+        if self.packer.is_none() {
+            self.packer = Some(Packer::new().map_err(WireError::io("begin to compress content"))?);
+        }
+        Ok(())
+    }
+
+    /// How many bytes of content were queued since this was asked last, as they are sent: compressed, if
+    /// they are.
+    pub fn content_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.content_bytes)
+    }
+
     /// Queues content; nothing for no bytes. At most one data frame's worth.
     ///
     /// # Errors
     /// Final for the connection.
-    pub fn content(&mut self, id: u32, bytes: &[u8]) -> Result<(), WireError> {
+    pub async fn content(&mut self, id: u32, bytes: &[u8]) -> Result<(), WireError> {
+        if self.packer.is_none() {
+            return self.data(id, bytes);
+        }
+        for (number, slice) in bytes.chunks(PACKED_BYTES_MAX as usize).enumerate() {
+            if number > 0 {
+                tokio::task::yield_now().await; // Others share this thread.
+            }
+            if !self.packed(id, slice)? {
+                self.data(id, slice)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues content as a PACKED frame; `false` when it had better go as it is.
+    fn packed(&mut self, id: u32, bytes: &[u8]) -> Result<bool, WireError> {
+        let Some(packer) = &mut self.packer else { return Ok(false) };
+        self.frame.clear();
+        self.frame.resize(Header::BYTES, 0);
+        if !packer.pack(bytes, &mut self.frame).map_err(WireError::io("compress content"))? {
+            return Ok(false);
+        }
+        let payload = self.frame.len() - Header::BYTES;
+        let payload_bytes = u32::try_from(payload).unwrap_or(u32::MAX);
+        let header = Header { kind: Kind::Packed, id, payload_bytes }.encode();
+        self.frame[..Header::BYTES].copy_from_slice(&header);
+        self.content_bytes += payload;
+        self.connection.lock().push(&[&self.frame])?;
+        Ok(true)
+    }
+
+    fn data(&mut self, id: u32, bytes: &[u8]) -> Result<(), WireError> {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.content_bytes += bytes.len();
         let payload_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let header = Header { kind: Kind::Data, id, payload_bytes }.encode();
         // The header goes into a record of its own, so that content stays aligned on both sides.

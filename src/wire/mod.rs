@@ -4,6 +4,7 @@
 //! side: neither direction ever waits for the other.
 
 mod frames;
+mod packed;
 mod progress;
 mod socket;
 #[cfg(test)]

@@ -185,7 +185,7 @@ async fn a_peer_that_does_not_read_is_given_up() -> TestResult {
     let (connection, peer) = with_client(move |_| held.recv().is_err()).await?;
     let (_reader, mut writer) = split(connection, Duration::from_millis(200));
     let outcome = loop {
-        writer.content(1, &vec![0; 1 << 20])?;
+        writer.content(1, &vec![0; 1 << 20]).await?;
         if let Err(error) = writer.flush().await {
             break error;
         }

@@ -17,6 +17,7 @@ pub const CANCEL: u8 = 7;
 pub const ANSWER: u8 = 8;
 pub const ENTRIES: u8 = 9;
 pub const ERROR: u8 = 10;
+pub const PACKED: u8 = 11;
 
 pub struct Raw(pub UnixStream);
 

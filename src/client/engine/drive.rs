@@ -84,19 +84,20 @@ async fn write(
                     writer.control(Kind::Trailer, id, &Trailer { bytes, sha256: digest })?;
                     meter.say("committing");
                 }
+                Step::Compress => writer.pack()?,
                 Step::Close => return writer.flush().await,
                 Step::Data(id, content, meter, _place) => {
                     for slice in content.bytes().chunks(throttle.slice()) {
-                        throttle.pass(slice.len()).await;
-                        writer.content(id, slice)?;
+                        writer.content(id, slice).await?;
+                        throttle.pass(writer.content_bytes()).await;
                         writer.flush().await?;
                         meter.moved(slice.len());
                     }
                 }
                 Step::Whole { id, request, content, seal: Seal { bytes, digest }, meter } => {
                     writer.raw_control(Kind::Request, id, &request)?;
-                    throttle.pass(content.bytes().len()).await;
-                    writer.content(id, content.bytes())?;
+                    writer.content(id, content.bytes()).await?;
+                    throttle.pass(writer.content_bytes()).await;
                     moved.push((meter, content.bytes().len()));
                     writer.empty(Kind::Eof, id)?;
                     writer.control(Kind::Trailer, id, &Trailer { bytes, sha256: digest })?;
@@ -208,6 +209,9 @@ impl Incoming {
         let (end, begins) = {
             let mut table = inner.table();
             let reply = table.state.control(header, payload).map_err(WireError::from)?;
+            if matches!(reply, Reply::Answer(Answer::Compress(_))) {
+                self.reader.unpack()?; // From this answer on.
+            }
             let awaited = table.awaits_content();
             (table.take(header.id, reply)?, !awaited && table.awaits_content())
         };
@@ -237,7 +241,7 @@ impl Incoming {
                 let read = self.reader.content(&mut room[..most], None).await?.unwrap_or(0);
                 buffer.advance(read);
                 left -= read;
-                inner.throttle.pass(read).await;
+                inner.throttle.pass(self.reader.content_bytes()).await;
                 meter.moved(read);
             }
             if let Some(taker) = &parts

@@ -15,7 +15,7 @@ pub use throttle::Throttle;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +71,7 @@ struct Inner {
     share: Share,
     throttle: Arc<Throttle>,
     driver: OnceLock<AbortHandle>,
+    asked_to_compress: AtomicBool,
 }
 
 /// What is in flight.
@@ -154,6 +155,8 @@ enum Step {
     },
     Trailer(u32, Seal, Meter),
     Empty(Kind, u32),
+    /// Compress content from here on.
+    Compress,
     /// Say goodbye and stop.
     Close,
 }
@@ -232,6 +235,7 @@ impl Line {
             share: Pool::new(2 * CONTENT_BYTES).share(),
             throttle,
             driver: OnceLock::new(),
+            asked_to_compress: AtomicBool::new(false),
             hello: OnceLock::new(),
         });
         let driver = tokio::spawn(drive::run(Arc::downgrade(&inner), reader, writer, queue, early));
@@ -356,6 +360,19 @@ impl Line {
         let whole = |id, request| Step::Whole { id, request, content, seal, meter };
         self.begin(&Request::Put(request), COMMIT_TIMEOUT, Waits::Answer(answer), whole).await?;
         answered.await.unwrap_or_else(|_| Err(cut()))
+    }
+
+    /// Has content compressed in both directions from now on, where that makes it smaller. Asks at most
+    /// once.
+    ///
+    /// # Errors
+    /// The server does not want that, and the connection goes on without; or it is gone.
+    pub async fn compress(&self) -> Result<(), Failure> {
+        if !self.0.asked_to_compress.swap(true, Ordering::Relaxed) {
+            self.ask(&Request::Compress { method: "zstd".to_owned() }).await?;
+            self.step(Step::Compress).await?;
+        }
+        Ok(())
     }
 
     /// Ends the connection as it is: what waits to be sent is not sent.

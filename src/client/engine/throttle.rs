@@ -16,12 +16,15 @@ pub struct Throttle {
     bytes_per_second: AtomicU64,
     /// When everything that was let through so far will have been due.
     due: Mutex<Option<Instant>>,
+    /// Bytes that were let through.
+    passed: AtomicU64,
 }
 
 impl Throttle {
     /// From now on no faster than this; without a rate nobody waits.
     pub fn set(&self, bytes_per_second: Option<u64>) {
         self.bytes_per_second.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+        self.passed.store(0, Ordering::Relaxed);
         *self.due.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -34,8 +37,14 @@ impl Throttle {
         if self.rate().is_some() { SLICE } else { usize::MAX }
     }
 
+    /// Bytes that were let through since the limit was set.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
     /// Waits until `bytes` may pass.
     pub async fn pass(&self, bytes: usize) {
+        self.passed.fetch_add(bytes as u64, Ordering::Relaxed);
         let Some(rate) = self.rate() else { return };
         let now = Instant::now();
         let until = {
@@ -62,6 +71,7 @@ mod tests {
             throttle.pass(500).await;
         }
         assert_eq!(start.elapsed().as_millis(), 4500, "the first passes at once");
+        assert_eq!(throttle.passed(), 5000);
         Throttle::default().pass(usize::MAX).await;
     }
 }

@@ -76,6 +76,7 @@ enum What {
         failed: u64,
         bytes: u64,
         moved: u64,
+        wire: u64,
         seconds: f64,
         exit: u8,
     },
@@ -150,10 +151,10 @@ impl Event {
         Self::new("error", item, what)
     }
 
-    pub(super) fn summary(counts: [u64; 5], seconds: f64, exit: Exit) -> Self {
-        let [done, skipped, failed, bytes, moved] = counts;
+    pub(super) fn summary(counts: [u64; 6], seconds: f64, exit: Exit) -> Self {
+        let [done, skipped, failed, bytes, moved, wire] = counts;
         let exit = exit as u8;
-        let what = What::Summary { done, skipped, failed, bytes, moved, seconds, exit };
+        let what = What::Summary { done, skipped, failed, bytes, moved, wire, seconds, exit };
         Self::new("summary", None, what)
     }
 

@@ -319,8 +319,8 @@ impl Report {
         self.0.bars.clear();
     }
 
-    /// Takes the bars away and tells the sums.
-    pub fn finish(&self, exit: Exit) {
+    /// Takes the bars away and tells the sums; `wire` is what the content that moved was on the line.
+    pub fn finish(&self, exit: Exit, wire: u64) {
         self.0.bars.clear();
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let totals = &self.0.totals;
@@ -329,7 +329,7 @@ impl Report {
         let (bytes, moved) = (load(&totals.bytes), load(&totals.moved));
         let took = self.0.started.elapsed();
         let seconds = took.as_secs_f64();
-        self.event(|| Event::summary([done, skipped, failed, bytes, moved], seconds, exit));
+        self.event(|| Event::summary([done, skipped, failed, bytes, moved, wire], seconds, exit));
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
         if self.0.many.load(Ordering::Relaxed) && done + skipped + failed > 0 {
             let rate = HumanBytes(moved.saturating_mul(1000) / millis);
@@ -340,7 +340,11 @@ impl Report {
             if failed > 0 {
                 text += &format!(", {failed} failed");
             }
-            self.say(&format!("{text}; {} moved in {seconds:.1} s, {rate}/s", HumanBytes(moved)));
+            text += &format!("; {} moved", HumanBytes(moved));
+            if wire < moved {
+                text += &format!(" as {}", HumanBytes(wire));
+            }
+            self.say(&format!("{text} in {seconds:.1} s, {rate}/s"));
             if skipped > 0 && exit == Exit::Partial && !self.0.style.verbose {
                 self.say("hint: -v names what was skipped");
             }

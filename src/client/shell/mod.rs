@@ -301,13 +301,12 @@ impl Shell {
             }
         };
         let _curtain = Curtain(report.clone());
-        let rate = how.and_then(|how| how.bwlimit).map(|rate| rate.as_u64());
-        let job = Arc::new(self.job.again_with(global, report, rate));
+        let job = Arc::new(self.job.again_with(global, report, how));
         if let Err(failure) = carry_out(&job, verb).await {
             job.note(None, Err(failure));
         }
         let exit = job.exit();
-        job.report.finish(exit);
+        job.sum_up(exit);
         exit
     }
 }

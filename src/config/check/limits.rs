@@ -35,6 +35,8 @@ impl Check<'_> {
         };
         let requests =
             self.quantity("limits", raw.requests_per_connection, &Limits::REQUESTS_PER_CONNECTION);
+        let compressed =
+            self.quantity("limits", raw.compressed_connections, &Limits::COMPRESSED_CONNECTIONS);
         let max_file_size = self.quantity("limits", raw.max_file_size, &Limits::MAX_FILE_SIZE);
         let buffer_memory = self.quantity("limits", raw.buffer_memory, &Limits::BUFFER_MEMORY);
         let file_workers = self.quantity("limits", raw.file_workers, &Limits::FILE_WORKERS);
@@ -53,6 +55,7 @@ impl Check<'_> {
             penalties: penalties?,
             penalty_exempt: exempt?,
             requests_per_connection: requests?,
+            compressed_connections: compressed?,
             buffer_memory: buffer_memory?,
             file_workers: file_workers?,
             handshake_timeout: handshake?,
