@@ -197,7 +197,7 @@ fn a_short_history_has_an_order() -> TestResult {
     run(1_000)
 }
 
-/// B2, C-01 to C-04, X-01.
+/// B2, C-01, C-02, C-03, C-04, X-01.
 #[test]
 #[ignore = "minutes; run with: make history-test"]
 fn every_history_has_an_order() -> TestResult {
