@@ -163,7 +163,8 @@ impl Field {
     }
 
     /// The directory that is outside comes in and the other goes out; what was outside must be as it
-    /// was when it went.
+    /// was when it went. The kernel asks the sandbox and changes a directory under one lock of it, which a
+    /// move of that directory takes too, so that nothing can come in between.
     fn swap_with_outside(&self, before: Option<&Names>) -> Option<Names> {
         let out = self.around.path().join("gone");
         let after = names(&out).ok();

@@ -9,7 +9,7 @@ use crate::field::{CANARY, Field, SLOTS, Scene, foreign};
 use crate::support::raw::{ANSWER, DATA, ENTRIES, EOF, ERROR, REQUEST, Raw, TRAILER, frame, put};
 use crate::support::sha256;
 
-/// An operation that resolves paths.
+/// An operation that resolves paths. (`resume` does not: it asks a table of what is kept.)
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Op {
     Get,
@@ -81,7 +81,12 @@ impl Op {
                 codes.push("NOT_FOUND");
             }
             // One that an earlier round made, and could not remove.
-            Self::Mkdir => codes.push("EXISTS"),
+            Self::Mkdir => {
+                codes.push("EXISTS");
+                if matches!(scene, Scene::Pair | Scene::Gone) {
+                    codes.push("NOT_FOUND"); // The path no longer leads to what was made.
+                }
+            }
             Self::Rmdir => codes.push("NOT_FOUND"),
             _ => {}
         }
@@ -311,7 +316,7 @@ impl<'a> Caller<'a> {
         };
         if outcome.code != "ok" {
             let mut same = vec![before.clone()];
-            if op == Op::Mkdir && outcome.code == "DENIED" {
+            if op == Op::Mkdir && Scene::of(slot) == Scene::Gone {
                 // It was made, and could not be taken back because its parent had left the root by then.
                 same.push((held.clone(), calm.clone(), made + 1));
             }
