@@ -38,7 +38,7 @@ def write(results, output, document):
     """Writes report and chart to `output`, puts them into `document` if there is one, and gives the report's text."""
     of = Results(results)
     text = "\n".join([head(results), "", *goals(of), "", *tables(of), *rest(of)]) + "\n"
-    drawing = chart.draw([(title, [(name, of.median(scenario, name)) for name in of.names if of.median(scenario, name)])
+    drawing = chart.draw([(title, [(name, of.median(scenario, name)) for name in ["plain TCP", *of.names] if of.median(scenario, name)])
                           for scenario, title in titles(results).items()], head(results))
     (output / "report.md").write_text(text)
     (output / "performance.svg").write_text(drawing)
