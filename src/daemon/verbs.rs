@@ -329,8 +329,13 @@ async fn get<S: Store>(
     let (target, grant) = job.admit(path, |path| Action::Get { path })?;
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let share = job.user.share.clone();
+    // First a place, so that what a peer does not read holds little memory.
+    let mut place = job.session.wholes.reserve().await.ok();
     let outcome = async {
         let taken = job.session.shelf.take(target.clone(), share, &job.user.workers).await?;
+        if !matches!(taken, Taken::Whole(_)) {
+            place = None; // What is streamed waits in the other channel.
+        }
         let source = match taken {
             Taken::Whole(whole) if offset == 0 && version.is_none_or(|it| it == whole.version) => {
                 if job.user.bandwidth.is_none() {
@@ -370,10 +375,10 @@ async fn get<S: Store>(
     log(&job, Some(&target), None, outcome.as_ref().map(seal));
     let end = outcome.unwrap_or_else(|error| Part::Failed(told(error, &grant)));
     // A connection that is gone needs no end.
-    let _ = match end {
-        Part::Whole(_) => job.session.wholes.send((job.id, end)).await.is_ok(),
-        end => outbox.send(end).await.is_ok(),
-    };
+    match (end, place) {
+        (end @ Part::Whole(_), Some(place)) => drop(place.send((job.id, end))),
+        (end, _) => drop(outbox.send(end).await),
+    }
     Ok(())
 }
 

@@ -8,8 +8,10 @@ use tokio::sync::oneshot;
 use super::batches::Batches;
 use super::{Buffer, Seal, Share, Source, Store, TransferError, Workers};
 use crate::fsroot::Stat;
-use crate::types::limits::BUFFER_BYTES;
 use crate::types::{RelPath, Sha256Digest};
+
+/// The largest file that is read whole: larger ones gain little, and would hold memory while they wait.
+const WHOLE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Where the files of one connection are taken from.
 pub struct Shelf<S: Store> {
@@ -80,7 +82,7 @@ fn take<S: Store>(
     share: &Share,
 ) -> Result<Taken<S::Source>, TransferError> {
     let mut source = store.open(path)?;
-    let small = source.stat().filter(|stat| stat.bytes <= BUFFER_BYTES as u64).cloned();
+    let small = source.stat().filter(|stat| stat.bytes <= WHOLE_BYTES_MAX).cloned();
     let Some(stat) = small else { return Ok(Taken::Open(source)) };
     let mut content = None;
     if stat.bytes > 0 {
