@@ -208,7 +208,7 @@ fn of_a_batch_only_what_failed_is_refused() -> TestResult {
                         unknown += 1;
                     }
                     _ if answer.kind == ANSWER => {
-                        assert_eq!(stored.as_ref(), Some(content), "{case}")
+                        assert_eq!(stored.as_ref(), Some(content), "{case}");
                     }
                     told => {
                         assert!(told == code && stored.is_none(), "{case}");
