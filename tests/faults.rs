@@ -349,6 +349,25 @@ fn a_get_survives_the_failure_of_every_step_here() -> TestResult {
     Ok(())
 }
 
+/// A get flushes what it fetches, unless the user does without: on the line, or in the configuration.
+#[test]
+fn a_get_flushes_unless_it_is_told_not_to() -> TestResult {
+    let daemon = Daemon::start()?;
+    daemon.ftc_unix().input("new").ok(["put", "-", ":f"])?;
+    std::fs::write(daemon.path("none.toml"), "durability = \"none\"\n")?;
+    for (words, flushes) in [
+        (&["get", ":f", "back"][..], true),
+        (&["get", "--durability", "none", ":f", "back"], false),
+        (&["get", "--config", "none.toml", ":f", "back"], false),
+        (&["get", "--config", "none.toml", "--durability", "full", ":f", "back"], true),
+    ] {
+        let (ended, err, was_met) = traced_client(&daemon, ("fsync", "error=EIO", 1), words)?;
+        assert_eq!((ended == Some(0), was_met), (!flushes, flushes), "{words:?}: {ended:?} {err}");
+    }
+    assert_eq!(std::fs::read(daemon.path("back"))?, b"new");
+    Ok(())
+}
+
 /// L-11: Ctrl-C at any step of a put or a get leaves the old file or the new one, and the same again
 /// brings the new one.
 #[test]

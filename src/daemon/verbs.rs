@@ -376,7 +376,9 @@ async fn get<S: Store>(
     let end = outcome.unwrap_or_else(|error| Part::Failed(told(error, &grant)));
     // A connection that is gone needs no end.
     match (end, place) {
-        (end @ Part::Whole(_), Some(place)) => drop(place.send((job.id, end))),
+        (end @ Part::Whole(_), Some(place)) => {
+            place.send((job.id, end));
+        }
         (end, _) => drop(outbox.send(end).await),
     }
     Ok(())
