@@ -1,4 +1,5 @@
 //! A daemon without sockets, threads and sandbox: its sessions, users and limits, for a simulation.
+#![cfg_attr(not(test), allow(dead_code, reason = "the fuzzer needs a part of it"))]
 
 use std::convert::Infallible;
 use std::path::Path;

@@ -16,7 +16,7 @@ use super::link::{Nature, link};
 use super::sim::{Outcome, Planted, Sim};
 use super::world::run;
 use crate::client::simulated::{Meter, line};
-use crate::proto::{Header, Kind, Request, WirePath};
+use crate::proto::{Header, Kind, PutRequest, Request, WirePath};
 use crate::transfer::Part;
 use crate::wire::{Socket, Stream as _};
 
@@ -224,10 +224,12 @@ fn frame(kind: Kind, id: u32, payload: &[u8]) -> Vec<u8> {
     [&Header { kind, id, payload_bytes }.encode()[..], payload].concat()
 }
 
+/// A server's first words.
+const HELLO: &[u8] = br#"{"protocol":"ftd","versions":{"min":1,"max":1},"server":"s","user":"u","rights":[],"limits":{"control_bytes":16384,"data_bytes":1048576,"requests":4,"uploads":1,"file_bytes":1}}"#;
+
 /// Goal: time in which nothing was due is not held against the content that comes after it.
 #[tokio::test(start_paused = true)]
 async fn a_get_after_a_quiet_time_has_all_of_its_own() -> TestResult {
-    const HELLO: &[u8] = br#"{"protocol":"ftd","versions":{"min":1,"max":1},"server":"s","user":"u","rights":[],"limits":{"control_bytes":16384,"data_bytes":1048576,"requests":4,"uploads":1,"file_bytes":1}}"#;
     const FILE: &[u8] = br#"{"file":{"bytes":3,"mode":420,"mtime_ns":0}}"#;
     const TRAILER: &[u8] = br#"{"bytes":3,"sha256":"98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4"}"#;
     let sim = Sim::new(0, Planted::Nothing, false);
@@ -257,5 +259,23 @@ async fn a_get_after_a_quiet_time_has_all_of_its_own() -> TestResult {
         assert!(ended, "{:?}", download.why.take());
         server.await??;
     }
+    Ok(())
+}
+
+/// Goal: a put that was given up is not waited for, and lets nobody else wait, longer than any answer.
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_given_up_after_an_abort_too() -> TestResult {
+    let sim = Sim::new(0, Planted::Nothing, false);
+    let (ours, theirs, _) = link(&sim, Nature::plain());
+    theirs.try_write(&frame(Kind::Hello, 0, HELLO))?;
+    let line = line(Socket::Other(Box::new(ours))).await.map_err(|failure| failure.message)?;
+    let path = WirePath(b"f".to_vec());
+    let (bytes, mode, mtime_ns, replace, resumable, resume) = (None, None, None, true, false, None);
+    let put = PutRequest { path, bytes, mode, mtime_ns, replace, resumable, resume };
+    let upload = line.put(put).await.map_err(|failure| failure.message)?;
+    upload.abort("the file changed".to_owned()).await;
+    let asked = line.ask(&Request::Stat { path: None });
+    let asked = tokio::time::timeout(Duration::from_hours(1), asked).await?;
+    assert!(asked.is_err_and(|failure| failure.is_lost()));
     Ok(())
 }

@@ -451,16 +451,22 @@ impl Upload {
     pub async fn finish(mut self, seal: Seal, meter: Meter) -> Result<Answer, Failure> {
         self.line.step(Step::Trailer(self.id, seal, meter)).await?;
         self.held = None;
-        if let Some(slot) = self.line.0.table().slots.get_mut(&self.id) {
-            slot.patience = COMMIT_TIMEOUT;
-        }
+        self.wait_for(COMMIT_TIMEOUT);
         self.answered.await.unwrap_or_else(|_| Err(cut()))
     }
 
     /// Tells the server that the content will not be complete, and waits until it has understood.
     pub async fn abort(self, reason: String) {
         if self.control(Kind::Abort, &Abort { reason }).await.is_ok() {
+            self.wait_for(ANSWER_TIMEOUT);
             let _ = tokio::time::timeout(FAREWELL, self.answered).await;
+        }
+    }
+
+    /// From now on only the answer is due, and the server may be silent for so long.
+    fn wait_for(&self, patience: Duration) {
+        if let Some(slot) = self.line.0.table().slots.get_mut(&self.id) {
+            slot.patience = patience;
         }
     }
 
