@@ -327,4 +327,32 @@ mod tests {
         assert_eq!(path.below(None), path);
         Ok(())
     }
+
+    #[test]
+    fn a_path_is_made_of_its_components_and_lies_in_its_ancestors() -> Result<(), NameError> {
+        let path = RelPath::parse(b"a/b/c")?;
+        let names: Vec<&[u8]> = path.components().map(FileName::raw_bytes).collect();
+        assert_eq!(names, [b"a", b"b", b"c"]);
+        assert_eq!((path.depth(), RelPath::parse(b"c")?.depth()), (3, 1));
+        let above: Vec<RelPath> = path.ancestors().collect();
+        assert_eq!(above, [RelPath::parse(b"a")?, RelPath::parse(b"a/b")?]);
+        assert_eq!(RelPath::parse(b"c")?.ancestors().count(), 0);
+        Ok(())
+    }
+
+    /// Goal: who reads a refusal knows which part of which path is meant, and how far it is off.
+    /// Method: what is printed, of a path and of the rules that name a place or a limit.
+    #[test]
+    fn what_is_wrong_with_a_path_is_told_by_place_and_limit() -> Result<(), NameError> {
+        assert_eq!(RelPath::parse(b"a/\x1b[1m")?.to_string(), Escaped(b"a/\x1b[1m").to_string());
+        let told = |raw: &[u8]| RelPath::parse(raw).err().map_or(String::new(), |e| e.to_string());
+        assert_eq!(told(b"a/.."), "component 2 is '.' or '..', which is never followed");
+        assert_eq!(told(b".ftd-x"), "component 1 starts with '.ftd-', which is reserved");
+        assert_eq!(told(&[b'x'; 256]), "component 1 has 256 bytes, at most 255 are possible");
+        assert_eq!(
+            RelPath::parse(b"a/b\n")?.check_creatable(),
+            Err(NameError::Control { position: 2 })
+        );
+        Ok(())
+    }
 }

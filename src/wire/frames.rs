@@ -396,3 +396,6 @@ impl FrameWriter {
         let _ = tokio::time::timeout(limit, self.connection.flush(Some(self.stall))).await;
     }
 }
+
+#[cfg(test)]
+mod tests;
