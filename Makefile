@@ -9,10 +9,10 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build manual check test long-test race-test history-test torture power-test sim-test demo bench microbench guard fuzz deny install deb system-test clean
+.PHONY: help tools build manual check test long-test race-test history-test torture power-test sim-test flood-test coverage mutants assurance demo bench microbench guard fuzz deny install deb system-test clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 tools: # Say exactly what is missing, and how to get it.
 	@missing=; \
@@ -66,6 +66,21 @@ power-test: tools ## Cut the power under ftd, with all flushes and with each lef
 
 sim-test: tools ## Both programs under a network, a disk and a clock that fail: FTD_SEEDS=1000 worlds, or all about FTD_SEED
 	RUST_BACKTRACE=0 $(CARGO) test --locked --lib simulation::tests::many -- --ignored --nocapture
+
+# FLOODS=--include-ignored adds those that need a quiet machine; FTD_REFUSALS and FTD_TRIES set how much is done.
+flood-test: tools ## Strangers, stalled peers, full tables and logs, disks that hang: others are served
+	$(CARGO) test $(if $(FLOODS),--release) --locked --test flood --test exhaustion --test audit --test strangers -- --nocapture $(FLOODS)
+
+coverage: tools ## Which lines the tests run, of the modules that the promise rests on (needs cargo-llvm-cov)
+	tests/assurance/coverage.py
+
+mutants: tools ## Which changes to these modules no test notices (needs cargo-mutants; an hour)
+	tests/assurance/mutants.py
+
+SETTING ?= long
+
+assurance: tools ## All that tries to break ftd, and docs/assurance.md of it; SETTING=quick takes less than 40 minutes
+	tests/assurance/run --setting $(SETTING)
 
 demo: build ## Start a real ftd, put and get a real file, show what happened
 	tests/demo.sh target/release

@@ -209,14 +209,14 @@ fn a_barred_key_and_an_unknown_one_get_the_same_bytes() -> TestResult {
 #[ignore = "needs a quiet machine: cargo test --release --test strangers -- --ignored --nocapture"]
 #[test]
 fn a_barred_key_and_an_unknown_one_take_the_same_time() -> TestResult {
-    const TRIES: usize = 4_000;
+    let tries = std::env::var("FTD_TRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);
     let setup = quiet()?;
     setup.add_user("bob", "enabled = false")?;
     make_key(&setup.path("stranger"), "ed25519", "")?;
     let daemon = setup.start()?;
     let keys = [config(&daemon.path("bob"))?, config(&daemon.path("stranger"))?];
     let mut times = [Vec::new(), Vec::new()];
-    for number in 0..2 * TRIES {
+    for number in 0..2 * tries {
         // ABBA, so that neither always comes second.
         let which = (number / 2 + number) % 2;
         let tcp = connect_from(HERE, &daemon.address)?;
@@ -248,7 +248,11 @@ fn a_barred_key_and_an_unknown_one_take_the_same_time() -> TestResult {
     };
     for keep in [1.0, 0.9, 0.5] {
         let (t, barred, unknown) = welch(keep);
-        println!("fastest {keep}: t = {t:.2}, barred {barred:.2} us, unknown {unknown:.2} us");
+        println!(
+            "assurance: B10 a barred key and an unknown one: Welch's t = {t:.2} over {tries} tries each, \
+             {barred:.1} and {unknown:.1} us (the fastest {:.0} %)",
+            keep * 100.0
+        );
         assert!(t.abs() < 4.5, "t = {t:.2} of the fastest {keep}");
     }
     Ok(())
