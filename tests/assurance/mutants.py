@@ -46,8 +46,9 @@ def package():
     sections = re.split(r"(?m)^(?=\[)", manifest)
     kept = [s for s in sections if s.startswith(("[package]", "[dependencies]", "[dev-dependencies]"))]
     kept = [re.sub(r"(?m)^(.*optional = true.*|readme = .*)\n", "", s) for s in kept]
+    lints = '[lints.rust]\nunexpected_cfgs = "allow"\n'
     profile = '[profile.dev]\ndebug = false\n[profile.dev.package."*"]\nopt-level = 2\ndebug = false\n'
-    (home / "Cargo.toml").write_text("".join(kept) + "\n[workspace]\n" + profile)
+    (home / "Cargo.toml").write_text("".join(kept) + "\n[workspace]\n" + lints + profile)
     return home
 
 

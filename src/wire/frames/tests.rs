@@ -156,8 +156,8 @@ async fn a_writer_sends_what_was_queued_and_says_when_it_is_much() -> TestResult
     writer.control(Kind::Answer, 1, &serde_json::json!({"done": {}}))?;
     writer.raw_control(Kind::Error, 2, b"{}")?;
     writer.empty(Kind::Eof, 3)?;
-    writer.content(4, b"")?;
-    writer.content(5, &content)?;
+    writer.content(4, b"").await?;
+    writer.content(5, &content).await?;
     assert!(!writer.is_full());
     assert!(peer.try_read(&mut [0; 1]).is_err(), "before it is flushed");
     let expected = [
@@ -172,7 +172,7 @@ async fn a_writer_sends_what_was_queued_and_says_when_it_is_much() -> TestResult
     peer.read_exact(&mut got).await?;
     assert_eq!(got, expected);
     // A header stands before it: at the limit, and one below.
-    writer.content(6, &vec![7; 256 * 1024 - Header::BYTES - 1])?;
+    writer.content(6, &vec![7; 256 * 1024 - Header::BYTES - 1]).await?;
     assert!(!writer.is_full());
     writer.empty(Kind::Eof, 6)?;
     assert!(writer.is_full());
@@ -190,11 +190,11 @@ async fn a_farewell_waits_for_a_peer_only_so_long() -> TestResult {
     assert_eq!(got, encoded(Kind::Eof, 1, b""));
 
     let (_reader, mut writer, _peer) = pair()?;
-    writer.content(1, &vec![7; 1 << 20])?;
+    writer.content(1, &vec![7; 1 << 20]).await?;
     let begun = Instant::now();
     writer.close(Duration::from_secs(5)).await;
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
-    writer.content(2, b"x")?;
+    writer.content(2, b"x").await?;
     assert!(timed_out(&writer.flush().await), "and a flush as long as anybody may stall");
     assert_eq!(begun.elapsed(), Duration::from_secs(5) + STALL);
     Ok(())
