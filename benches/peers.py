@@ -270,6 +270,12 @@ class NginxTls(Nginx):
     name, scheme = "nginx + curl, TLS", "https"
     guarantees = "encrypted; nothing verified, atomic put"
 
+    @classmethod
+    def missing(cls, options):
+        if not shutil.which("openssl"):
+            return "openssl is needed for its certificate (Debian: apt-get install openssl)"
+        return super().missing(options)
+
     def prepare(self):
         pem, key = self.dir / "cert.pem", self.dir / "key.pem"
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",

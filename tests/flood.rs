@@ -108,7 +108,7 @@ fn a_flood_from_one_address_locks_nobody_out() -> TestResult {
 }
 
 /// B4 to the letter: 2,000 sockets, 200 logins, and a transfer beside them.
-#[ignore = "takes a minute, and a quiet machine: cargo test --release --test flood -- --ignored --nocapture"]
+#[ignore = "needs a quiet machine; run with: make flood-test FLOODS=--include-ignored"]
 #[test]
 fn two_thousand_sockets_of_one_address_cost_others_little() -> TestResult {
     let daemon = quiet()?.start()?;

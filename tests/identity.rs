@@ -166,6 +166,20 @@ fn no_key_at_all_says_how_to_make_one() -> TestResult {
     Ok(())
 }
 
+/// an agent that lists a key and will not sign with it is named, and no other key stands in for it.
+#[test]
+fn an_agent_that_refuses_to_sign_is_named() -> TestResult {
+    let daemon = Daemon::start()?;
+    let agent = Agent::start(daemon.path("agent"))?;
+    // To be confirmed, and there is nobody who could: no terminal, no program that asks.
+    agent.run(&["-q".as_ref(), "-c".as_ref(), daemon.path("key").as_os_str()])?;
+    let ran =
+        daemon.ftc_tls().env_remove("FTC_IDENTITY").env("SSH_AUTH_SOCK", &agent.1).run(["ls"])?;
+    assert_eq!(ran.code, Some(4), "{}", ran.err);
+    assert!(ran.err.contains("the SSH agent refused to sign"), "{}", ran.err);
+    Ok(())
+}
+
 /// L-12: a private key that others can read is refused, and no secret is said, however much else is.
 #[test]
 fn keys_that_cannot_be_used_each_say_why() -> TestResult {

@@ -94,7 +94,7 @@ fn a_lost_connection_moves_at_most_one_checkpoint_again() -> TestResult {
 }
 
 #[test]
-#[ignore = "a gibibyte and twenty cuts each way: a minute or two"]
+#[ignore = "a gibibyte and twenty cuts each way: a minute or two; run with: make long-test"]
 fn twenty_cuts_of_a_gibibyte_move_at_most_twenty_checkpoints_again() -> TestResult {
     let cuts: Vec<u64> = (0..20_u64).map(|n| (65 << 20) + (n * 7_919_993) % (20 << 20)).collect();
     survives(2 << 30, &cuts)

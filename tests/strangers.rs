@@ -206,7 +206,7 @@ fn a_barred_key_and_an_unknown_one_get_the_same_bytes() -> TestResult {
 }
 
 /// B10: nor does it change the time that the answer takes.
-#[ignore = "needs a quiet machine: cargo test --release --test strangers -- --ignored --nocapture"]
+#[ignore = "needs a quiet machine; run with: make flood-test FLOODS=--include-ignored"]
 #[test]
 fn a_barred_key_and_an_unknown_one_take_the_same_time() -> TestResult {
     let tries = std::env::var("FTD_TRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);

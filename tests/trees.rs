@@ -286,7 +286,7 @@ fn small_files_pass_large_ones() -> TestResult {
 }
 
 #[test]
-#[ignore = "twenty thousand files there and back: a minute"]
+#[ignore = "twenty thousand files there and back: a minute; run with: make long-test"]
 fn twenty_thousand_files_come_back() -> TestResult {
     let daemon = Daemon::start()?;
     grow(&daemon.path("tree"), 20_000)?;

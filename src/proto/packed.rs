@@ -1,7 +1,7 @@
 //! Content that travels compressed: one zstd stream for each direction of a connection, of which every
 //! PACKED frame carries a piece that can be unpacked when it has arrived.
 //!
-//! Source: `docs/protocol.md`, "Compression"; RFC 8878.
+//! Source: `docs/protocol.md`, "compress"; RFC 8878.
 
 use std::io;
 
