@@ -11,7 +11,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::raw::{ABORT, ANSWER, CANCEL, ENTRIES, Raw, put};
+use support::raw::{
+    ABORT, ANSWER, CANCEL, DATA, ENTRIES, EOF, ERROR, REQUEST, Raw, TRAILER, frame, put, trailer,
+};
 use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, noise, wait_until};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -326,4 +328,75 @@ fn a_disk_that_hangs_under_one_user_holds_no_other_up_and_under_all_is_told() ->
          of one user hang; the watchdog tells when all threads do"
     );
     daemon.assert_nothing_staged()
+}
+
+/// As little memory for content as there can be: of one user eight buffers.
+const LITTLE: &str = "[limits]\nbuffer-memory = \"8MiB\"";
+
+/// B5: uploads that wait for memory hold none that others wait for. Method: two connections that together
+/// want more than there is, one byte for each of many uploads, and want it in turns.
+#[test]
+fn uploads_that_wait_for_memory_hold_none() -> TestResult {
+    let daemon = Setup::with(ALL_RIGHTS, LITTLE)?.start()?;
+    let mut clients = [Raw::greeted(&daemon)?, Raw::greeted(&daemon)?];
+    for round in 0..3 {
+        let ids = round * 9 + 1..round * 9 + 9;
+        for (who, client) in clients.iter_mut().enumerate() {
+            for id in ids.clone() {
+                client.request(id, &json!({"verb": "put", "path": format!("{who}-{id}")}))?;
+            }
+        }
+        let data = |ids: std::ops::Range<u32>| -> Vec<u8> {
+            ids.flat_map(|id| frame(DATA, id, b"x")).collect()
+        };
+        for client in &mut clients {
+            client.bytes(&data(ids.start..ids.start + 4))?;
+        }
+        for client in &mut clients {
+            // Its answer says that what came before is in its buffers.
+            assert_eq!(client.code_of(ids.end, &json!({"verb": "stat"}))?, "frame 8");
+        }
+        for client in &mut clients {
+            client.bytes(&data(ids.start + 4..ids.end))?;
+        }
+        for client in &mut clients {
+            for id in ids.clone() {
+                client
+                    .bytes(&[frame(EOF, id, b""), frame(TRAILER, id, &trailer(b"x"))].concat())?;
+            }
+        }
+        for client in &mut clients {
+            for _ in ids.clone() {
+                assert_eq!(client.expect()?.kind, ANSWER);
+            }
+        }
+    }
+    daemon.assert_nothing_staged()
+}
+
+/// B5: gets that go on with small files hold no memory while they wait for more. Method: as many as take all
+/// of it, of files without a kept digest, which nobody reads at first.
+#[test]
+fn gets_that_wait_for_memory_hold_none() -> TestResult {
+    let daemon = Setup::with(ALL_RIGHTS, LITTLE)?.start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let content = noise(64 << 10, 5);
+    let mut requests = Vec::new();
+    for number in 0..64_u32 {
+        let path = format!("f{number}");
+        std::fs::write(daemon.stored(&path), &content)?;
+        raw.request(number + 1, &json!({"verb": "get", "path": path}))?;
+        let version = raw.expect()?.json()["file"]["version"].clone();
+        while raw.expect()?.kind != TRAILER {}
+        let again = json!({"verb": "get", "path": path, "offset": 1, "version": version});
+        requests.extend(frame(REQUEST, number + 100, again.to_string().as_bytes()));
+    }
+    raw.bytes(&requests)?;
+    let mut ended = 0;
+    while ended < 64 {
+        let frame = raw.expect()?;
+        assert_ne!(frame.kind, ERROR, "{}", frame.code());
+        ended += usize::from(frame.kind == TRAILER);
+    }
+    Ok(())
 }

@@ -29,20 +29,27 @@ pub(super) fn channels() -> (Sender, Sender, Content) {
 impl Content {
     /// Waits for a part. Safe to cancel.
     pub(super) async fn recv(&mut self) -> Option<(u32, Part)> {
+        let (first, second) = self.in_turn();
         tokio::select! {
-            part = self.parts.recv() => part,
-            whole = self.wholes.recv() => whole,
+            biased; // A simulation has one order of things.
+            part = first.recv() => part,
+            part = second.recv() => part,
         }
     }
 
     /// A part that is there.
     pub(super) fn try_recv(&mut self) -> Option<(u32, Part)> {
+        let (first, second) = self.in_turn();
+        first.try_recv().or_else(|_| second.try_recv()).ok()
+    }
+
+    /// The channels, each first every other time.
+    fn in_turn(&mut self) -> (&mut Receiver, &mut Receiver) {
         self.turn = !self.turn;
-        let (first, second) = if self.turn {
+        if self.turn {
             (&mut self.parts, &mut self.wholes)
         } else {
             (&mut self.wholes, &mut self.parts)
-        };
-        first.try_recv().or_else(|_| second.try_recv()).ok()
+        }
     }
 }

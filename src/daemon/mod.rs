@@ -6,6 +6,7 @@ pub mod cli;
 mod compress;
 mod content;
 mod door;
+mod incoming;
 mod journal;
 mod lifecycle;
 mod listener;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::compress;
 use super::content;
 use super::door::Visitor;
+use super::incoming::{HOLD, Upload};
 use super::journal::kind;
 use super::outgoing::{self, Final};
 use super::penalties::Offence;
@@ -25,17 +26,13 @@ use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
     UPLOADS_MAX, VERSION,
 };
-use crate::transfer::{Buffer, Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
-use crate::types::limits::{BUFFER_BYTES, CONTROL_BYTES_MAX, DATA_BYTES_MAX};
+use crate::transfer::{Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
+use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
 
-/// How long content may wait in a buffer that is not full, so that a slow sender holds no memory.
-const HOLD: Duration = Duration::from_millis(200);
 /// How often a session whose admission has an end looks at the clock.
 const EXPIRY_CHECK: Duration = Duration::from_secs(2);
-/// Bytes that are read at once to be dropped.
-const DROP_BYTES: usize = 64 * 1024;
 /// How long a peer that was sent away may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of somebody who is not served that are dropped before the connection is.
@@ -61,14 +58,6 @@ pub(super) struct Session<S: Store> {
     state: Mutex<ServerState>,
     /// Wakes the reader when the last answer is out, because the idle time starts then.
     idle: Notify,
-}
-
-/// A put whose content is coming in.
-struct Upload {
-    parts: mpsc::Sender<Part>,
-    filling: Option<Buffer>,
-    /// Bytes still to come, when they were announced.
-    due: Option<u64>,
 }
 
 /// What a connection has taken in and not finished.
@@ -122,14 +111,17 @@ pub(super) async fn serve<S: Store>(
     let too_many = "too many connections of this user; close one and try again";
     let place = visitor.settle(limits);
     let taken = user.connections.take(limits.connections_per_user).ok_or(too_many);
-    let _places = match place.and_then(|place| Ok((place, taken?))) {
-        Ok(places) => places,
-        Err(message) => {
-            verbs::log_turned_away(&user, &peer, &visitor.address, message);
-            let message = ErrorMessage::new(ErrorCode::Limit, message);
-            return refuse(&mut reader, &mut writer, message).await;
-        }
-    };
+    // Who is refused keeps what he has taken until he is gone, so that it is counted.
+    let places = (place, taken);
+    if let (Err(message), _) | (_, Err(message)) = &places {
+        verbs::log_turned_away(&user, &peer, &visitor.address, message);
+        let message = ErrorMessage::new(ErrorCode::Limit, *message);
+        return tokio::select! {
+            biased;
+            () = refuse(&mut reader, &mut writer, message) => {}
+            () = visitor.evicted() => {}
+        };
+    }
     let Visitor { address, ip: source, .. } = visitor;
     tracing::debug!(peer = %address, user = user.principal.name, "connected");
     verbs::make_home(&server.store, &user).await;
@@ -345,8 +337,8 @@ impl<S: Store> Session<S> {
         let id = header.id;
         let expect = self.state().header(header)?;
         if expect != Expect::Control {
-            let upload = if expect == Expect::Content { intake.uploads.get_mut(&id) } else { None };
-            return self.content(reader, header.payload_bytes, upload).await;
+            let wanted = (expect == Expect::Content).then_some(id);
+            return self.content(reader, header.payload_bytes, &mut intake.uploads, wanted).await;
         }
         let was_uploading = self.state().awaits_content();
         let payload = reader.control(header).await?;
@@ -408,68 +400,6 @@ impl<S: Store> Session<S> {
                     let _ = self.parts.send((id, Part::Failed(TransferError::Aborted))).await;
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Takes the payload of a data frame off the wire: into the upload's buffers, or nowhere.
-    async fn content(
-        &self,
-        reader: &mut FrameReader,
-        payload_bytes: u32,
-        mut upload: Option<&mut Upload>,
-    ) -> Result<(), WireError> {
-        let user = self.user();
-        let mut left = payload_bytes as usize;
-        let mut nowhere = Vec::new();
-        while left > 0 {
-            let (Some(target), Some(user)) = (upload.as_deref_mut(), &user) else {
-                nowhere.resize(DROP_BYTES, 0);
-                let most = left.min(DROP_BYTES);
-                let read = reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
-                left -= read;
-                if let Some(user) = &user {
-                    pace(user, reader).await;
-                }
-                continue;
-            };
-            if target.filling.as_ref().is_some_and(Buffer::is_full) && !target.hand_over().await {
-                upload = None; // There is more than was announced, and nobody waits for it.
-                continue;
-            }
-            let mut buffer = if let Some(buffer) = target.filling.take() {
-                buffer
-            } else {
-                let due = target.due.unwrap_or(BUFFER_BYTES as u64).max(left as u64);
-                let waited = Instant::now();
-                let buffer = user.share.acquire(due).await;
-                if waited.elapsed() > HOLD {
-                    reader.resume(); // The wait was ours.
-                }
-                buffer
-            };
-            let until = (!buffer.content().is_empty()).then(|| Instant::now() + HOLD);
-            let room = buffer.room();
-            let most = left.min(room.len());
-            let read = reader.content(&mut room[..most], until).await?;
-            let is_slow = read.is_none();
-            let read = read.unwrap_or(0);
-            buffer.advance(read);
-            left -= read;
-            target.due = target.due.map(|due| due.saturating_sub(read as u64));
-            // What is whole goes on with its trailer, which is not far behind.
-            let goes_on = buffer.is_full() && target.due != Some(0);
-            target.filling = Some(buffer);
-            if goes_on || is_slow {
-                let waited = Instant::now();
-                if !target.hand_over().await {
-                    upload = None; // It failed and has said why.
-                }
-                if waited.elapsed() > HOLD {
-                    reader.resume();
-                }
-            }
-            pace(user, reader).await;
         }
         Ok(())
     }
@@ -558,26 +488,6 @@ impl<S: Store> Session<S> {
         state.finished(id);
         if state.is_idle() {
             self.idle.notify_one();
-        }
-    }
-}
-
-/// Waits for as long as what has come in from the user takes at his bandwidth. The wait is ours.
-async fn pace(user: &User, reader: &mut FrameReader) {
-    let bytes = reader.content_bytes();
-    let wait = user.bandwidth.as_ref().map_or(Duration::ZERO, |bandwidth| bandwidth.charge(bytes));
-    if !wait.is_zero() {
-        sleep(wait).await;
-        reader.resume();
-    }
-}
-
-impl Upload {
-    /// Hands what is filled to the file thread; `false` when that has given up.
-    async fn hand_over(&mut self) -> bool {
-        match self.filling.take() {
-            Some(buffer) => self.parts.send(Part::Data(buffer)).await.is_ok(),
-            None => true,
         }
     }
 }

@@ -332,12 +332,14 @@ async fn get<S: Store>(
     // First a place, so that what a peer does not read holds little memory.
     let mut place = job.session.wholes.reserve().await.ok();
     let outcome = async {
-        let taken = job.session.shelf.take(target.clone(), share, &job.user.workers).await?;
-        if !matches!(taken, Taken::Whole(_)) {
-            place = None; // What is streamed waits in the other channel.
-        }
+        let taken = if version.is_none() {
+            job.session.shelf.take(target.clone(), share, &job.user.workers).await?
+        } else {
+            let wanted = target.clone();
+            Taken::Open(job.on_disk(move |store| store.open(&wanted)).await?)
+        };
         let source = match taken {
-            Taken::Whole(whole) if offset == 0 && version.is_none_or(|it| it == whole.version) => {
+            Taken::Whole(whole) => {
                 if job.user.bandwidth.is_none() {
                     return Ok(Part::Whole(whole));
                 }
@@ -349,12 +351,10 @@ async fn get<S: Store>(
                 }
                 return Ok(Part::End(seal));
             }
-            Taken::Whole(_) => {
-                // Rare, so that it may be opened again.
-                let wanted = target.clone();
-                job.on_disk(move |store| store.open(&wanted)).await?
+            Taken::Open(source) => {
+                place = None; // What is streamed waits in the other channel.
+                source
             }
-            Taken::Open(source) => source,
         };
         let is_other = version.is_some_and(|version| version != source.version());
         if is_other || source.stat().is_some_and(|stat| stat.bytes < offset) {
