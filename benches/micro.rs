@@ -91,6 +91,7 @@ fn store(bencher: Bencher, durability: Durability) {
 
 fn publish(digest: Sha256Digest) -> Publish {
     Publish {
+        must_replace: false,
         replace: false,
         retain: None,
         parents: Parents::MustExist,

@@ -207,8 +207,11 @@ impl Tree {
             // What cannot be counted now is counted when the daemon next looks.
             self.ledger.found(&home, self.count_below(Some(&home)).ok());
         }
-        if are_twins {
-            unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir).map_err(&fail)?;
+        let is_still = |parent, name| look(parent, name).is_ok_and(|there| same(&there, &moved));
+        if are_twins && is_still(&source, &old) && is_still(&target, &new) {
+            unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir)
+                .map_err(&fail)
+                .map_err(FsError::after_the_rename)?;
         }
         Ok(Some(Moved { source, target, place, replaced: replaced.is_some(), across }))
     }

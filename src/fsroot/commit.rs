@@ -37,6 +37,8 @@ pub enum Parents {
 pub struct Publish {
     /// Whether a regular file of that name may be replaced.
     pub replace: bool,
+    /// Whether there must be one.
+    pub must_replace: bool,
     /// A file that was stored less than this ago is not replaced.
     pub retain: Option<Duration>,
     /// What to do about missing parent directories.
@@ -62,6 +64,9 @@ pub struct Published {
 
 /// Flushes that are waited for at once: as many as a disk's journal joins.
 const FLUSHES_MAX: usize = 16;
+
+/// The kernel's unit of writing.
+const PAGE: off_t = 4096;
 
 /// The outcome of a file that got none; no path leads there.
 const UNFINISHED: FsError = FsError::internal("commit the file");
@@ -136,7 +141,7 @@ impl Staging {
             }
         }
         let mut groups: Vec<Group> = Vec::new();
-        for (place, file) in flush_all(finished) {
+        for (place, file) in flush_files(finished) {
             match file {
                 Ok(file) => Group::add(&mut groups, place, file),
                 Err(error) => outcomes[place] = Err(error),
@@ -145,7 +150,7 @@ impl Staging {
         // Every name is there before the first directory is flushed: so one flush does for all.
         let named: Vec<_> =
             groups.into_iter().filter_map(|group| group.place(&mut outcomes)).collect();
-        let mut flushes = Flushes::default();
+        let mut flushes = flush_directories(&named);
         for Named { tree, directory, identity, made, files } in named {
             let outcome = flushes
                 .flush(&tree, Flush::Directory, identity, &directory)
@@ -243,9 +248,10 @@ impl Finished {
     ///
     /// *Source*: `posix_fadvise(2)`, which begins with writing what is dirty.
     fn start_flush(&self) {
-        let bytes = off_t::try_from(self.stat.bytes).unwrap_or(off_t::MAX);
-        if self.is_flushed() && bytes > 0 {
-            // Not to the last byte: whole pages the kernel would try to drop from its memory, too.
+        if let bytes @ 1..=PAGE = off_t::try_from(self.stat.bytes).unwrap_or(off_t::MAX)
+            && self.is_flushed()
+        {
+            // Not to the last byte: a whole page the kernel would try to drop from its memory, too.
             let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
             let _ = posix_fadvise(&self.order.staging.file, 0, (bytes - 1).max(1), advice);
         }
@@ -259,38 +265,63 @@ impl Finished {
 
 type Numbered<T> = (usize, T);
 
-/// Flushes each file, several at once: those that come to the file system's journal together are taken
-/// along by one commit, and the disk is asked once.
-fn flush_all(files: Vec<Numbered<Finished>>) -> Vec<Numbered<Result<Flushed, FsError>>> {
-    let flush = |files: &[Numbered<Finished>]| -> Vec<_> {
-        files.iter().map(|(_, file)| file.flush()).collect()
-    };
-    let share = files.len().div_ceil(FLUSHES_MAX).max(1);
-    let flushed: Vec<_> = if files.iter().all(|(_, file)| !file.is_flushed()) {
-        flush(&files)
-    } else {
-        thread::scope(|scope| {
-            let (own, others) = files.split_at(share.min(files.len()));
-            let helper = |chunk| {
-                let spawned = thread::Builder::new().spawn_scoped(scope, move || flush(chunk));
-                (chunk, spawned)
+/// Flushes each, several at once if that takes time: flushes that come to the file system's journal
+/// together are taken along by one commit, and the disk is asked once.
+///
+/// *Returns* what came of each, in their order.
+fn flush_each<T: Sync>(
+    items: &[T],
+    takes_time: bool,
+    flush: impl Fn(&T) -> Result<(), FsError> + Copy + Send,
+) -> Vec<Result<(), FsError>> {
+    let flush_some = move |items: &[T]| -> Vec<_> { items.iter().map(flush).collect() };
+    let threads = if takes_time { FLUSHES_MAX } else { 1 };
+    let share = items.len().div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        let (own, others) = items.split_at(share.min(items.len()));
+        let helper = |chunk| {
+            let spawned = thread::Builder::new().spawn_scoped(scope, move || flush_some(chunk));
+            (chunk, spawned)
+        };
+        let helpers: Vec<_> = others.chunks(share).map(helper).collect();
+        let mut flushed = flush_some(own);
+        for (chunk, helper) in helpers {
+            // Without a thread more it takes a little longer.
+            let chunk = match helper {
+                Ok(helper) => helper.join().unwrap_or(vec![Err(UNFINISHED); chunk.len()]),
+                Err(_) => flush_some(chunk),
             };
-            let helpers: Vec<_> = others.chunks(share).map(helper).collect();
-            let mut flushed = flush(own);
-            for (chunk, helper) in helpers {
-                // Without a thread more it takes a little longer.
-                let chunk = match helper {
-                    Ok(helper) => helper.join().unwrap_or(vec![Err(UNFINISHED); chunk.len()]),
-                    Err(_) => flush(chunk),
-                };
-                flushed.extend(chunk);
-            }
-            flushed
-        })
-    };
+            flushed.extend(chunk);
+        }
+        flushed
+    })
+}
+
+fn flush_files(files: Vec<Numbered<Finished>>) -> Vec<Numbered<Result<Flushed, FsError>>> {
+    let takes_time = files.iter().any(|(_, file)| file.is_flushed());
+    let flushed = flush_each(&files, takes_time, |(_, file)| file.flush());
     let proved =
         |((place, file), flushed): (_, Result<(), _>)| (place, flushed.map(|()| Flushed(file)));
     files.into_iter().zip(flushed).map(proved).collect()
+}
+
+/// Flushes the directories in which files got their names, each once.
+fn flush_directories(named: &[Named]) -> Flushes {
+    let mut directories: Vec<&Named> = Vec::new();
+    for named in named {
+        if directories.iter().all(|other| other.identity != named.identity) {
+            directories.push(named);
+        }
+    }
+    let takes_time =
+        directories.iter().any(|named| named.tree.options.durability == Durability::Full);
+    let flushed = flush_each(&directories, takes_time, |named| {
+        named
+            .tree
+            .flush(Flush::Directory, &named.directory)
+            .map_err(FsError::at("flush the directory"))
+    });
+    directories.iter().map(|named| named.identity).zip(flushed).collect()
 }
 
 impl Group {
@@ -348,6 +379,11 @@ impl Flushed {
         let name = target.split_last().1;
         let replaced =
             if publish.replace { existing_file(parent, &name, publish.retain)? } else { None };
+        if publish.must_replace && replaced.is_none() {
+            let doing =
+                "replace the file: it was removed meanwhile, and files may not be created here";
+            return Err(FsError::new(ErrorCode::Denied, doing, None));
+        }
         let gone = replaced.map_or_else(Delta::default, Delta::file);
         let mut whole = change.clone();
         whole.push((target.clone(), Delta::file(staging.written) - gone));

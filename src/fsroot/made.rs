@@ -79,6 +79,12 @@ impl Unflushed {
 #[derive(Default)]
 pub(super) struct Flushes(HashMap<Identity, Result<(), FsError>>);
 
+impl FromIterator<(Identity, Result<(), FsError>)> for Flushes {
+    fn from_iter<T: IntoIterator<Item = (Identity, Result<(), FsError>)>>(flushed: T) -> Self {
+        Self(flushed.into_iter().collect())
+    }
+}
+
 impl Flushes {
     pub(super) fn flush(
         &mut self,

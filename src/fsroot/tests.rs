@@ -87,6 +87,7 @@ pub(super) fn publish(content: &[u8], replace: bool) -> Publish {
     let digest = Sha256Digest(sha2::Sha256::digest(content).into());
     let bytes = content.len() as u64;
     Publish {
+        must_replace: false,
         replace,
         retain: None,
         parents: Parents::Make,

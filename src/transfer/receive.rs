@@ -176,6 +176,7 @@ pub(super) fn open<S: Sink>(
 pub(super) fn terms(incoming: &Incoming) -> Terms {
     Terms {
         replace: incoming.overwrite != Overwrite::Never,
+        must_replace: incoming.overwrite == Overwrite::Only,
         retain: incoming.retain,
         parents: incoming.parents,
         mode: incoming.mode,

@@ -129,6 +129,7 @@ impl<S: Staging> Verified<S> {
         for (Self { staging, seal }, target, terms) in files {
             let publish = Publish {
                 replace: terms.replace,
+                must_replace: terms.must_replace,
                 retain: terms.retain,
                 parents: terms.parents,
                 mode: terms.mode,
@@ -193,6 +194,8 @@ pub(super) fn digest_of(hasher: Sha256) -> Sha256Digest {
 pub struct Terms {
     /// Whether a file of that name may be replaced.
     pub replace: bool,
+    /// Whether there must be one.
+    pub must_replace: bool,
     /// A file that was stored less than this ago is not replaced.
     pub retain: Option<Duration>,
     /// What to do about missing parent directories.
