@@ -21,7 +21,7 @@ AREAS = {
     "access": ("src/access/",),
 }
 TESTS = ("fuzz_laws", "hostile_frames", "hostile_paths", "identity", "strangers", "roundtrip", "changes", "resume", "admission",
-         "recipes", "faults", "quota")
+         "recipes", "faults", "quota", "compression", "trees", "resume_client", "hostile_server")
 
 
 def cargo(*words):

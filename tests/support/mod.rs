@@ -269,11 +269,12 @@ impl Daemon {
         self.ftc().env("FTC_SERVER", &self.address).env("FTC_ACCEPT_NEW", "1")
     }
 
-    /// `ftc` with nothing of the caller's environment.
+    /// `ftc` with nothing of the caller's environment, save where a measurement of coverage is written.
     pub fn ftc(&self) -> Ftc {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ftc"));
         command
             .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"))
             .env("HOME", self.dir.path())
             .env("FTC_IDENTITY", self.path("key"))
             .env("FTC_KNOWN_HOSTS", self.path("known_hosts"))
