@@ -4,7 +4,7 @@
 Counts, because they do not depend on what else the machine does. Three fixed transfers of the release build run below
 valgrind, which shows every host with AVX2 the same processor: it has no instructions for SHA-256, so that digests and ciphers are
 left out; what is left is this project's own work and the libraries that it calls, with the bytes copied as a figure of their
-own. One thread runs at a time there, and who waits for whom differs a little: by 1.2 % at most, and 4 % in what a get copies.
+own. One thread runs at a time there, and who waits for whom differs a little: by 2.4 % at most, and 4 % in what a get copies.
 ftd itself cannot run there (valgrind does not know openat2), so that its system calls for small files are counted: those that
 name, open, store and flush, which are the same in every run. After an intended change: benches/guard.py --write.
 
