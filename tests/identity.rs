@@ -134,8 +134,11 @@ fn a_server_that_turns_us_away_is_asked_and_told_of_once() -> TestResult {
     for name in 0..50 {
         std::fs::write(daemon.path("tree").join(name.to_string()), "x")?;
     }
-    let lines: [&[&str]; 5] = [
+    std::fs::File::create(daemon.path("large"))?.set_len(80 << 20)?; // One that could go on.
+    let lines: [&[&str]; 7] = [
         &["put", "-r", "tree"],
+        &["put", "large"],
+        &["put", "-z", "large"],
         &["get", "-r", ":tree", ":other", "tree"],
         &["verify", "-r", "tree"],
         &["rm", ":a", ":b", ":c"],

@@ -106,7 +106,13 @@ async fn begin(
                     "the server's answer is not to what was asked",
                 ));
             }
-            Err(failure) if failure.is_lost() => return Err(failure),
+            // The connection is gone, or was never wanted.
+            Err(failure)
+                if failure.is_lost()
+                    || matches!(failure.code, Some(ErrorCode::Auth | ErrorCode::Limit)) =>
+            {
+                return Err(failure);
+            }
             // An old connection of ours that is not known to be dead yet, or another client.
             Err(failure) if failure.code == Some(ErrorCode::Busy) => {
                 if !patience.wait().await {
