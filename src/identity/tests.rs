@@ -260,3 +260,14 @@ proptest! {
         let _ = parse_signature(&reply, KeyAlgorithm::EcdsaP384);
     }
 }
+
+/// L-12: whatever is printed of a key is its public half.
+#[test]
+fn nothing_secret_is_printed_of_a_key() -> TestResult {
+    let key = PrivateKey::generate()?;
+    let public = format!("{:?}", key.public());
+    assert_eq!(format!("{key:?}"), format!("PrivateKey of {public}"));
+    let signer = Signer::from_private(key);
+    assert_eq!(format!("{signer:?}"), format!("Signer of {public}"));
+    Ok(())
+}
