@@ -189,6 +189,16 @@ mod tests {
         }
     }
 
+    /// Goal: who reads a log or an error finds the kind in the document. Method: its table.
+    #[test]
+    fn kinds_are_called_what_the_document_calls_them() {
+        let document = include_str!("../../docs/protocol.md");
+        for kind in Kind::ALL {
+            let row = format!("\n| {} | {kind} |", kind as u8);
+            assert!(document.contains(&row), "{row}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_decodes_encodes_to_the_same_bytes(bytes in any::<[u8; 12]>(), kind in 1u8..=11, zero in any::<bool>()) {
