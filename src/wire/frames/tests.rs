@@ -217,3 +217,49 @@ async fn a_connection_that_shrank_goes_on() -> TestResult {
     assert_eq!(reader.control.capacity(), 0);
     Ok(())
 }
+
+/// What a PACKED frame holds is known when its header and its length of plain content are here, and not before.
+#[tokio::test(start_paused = true)]
+async fn what_is_packed_arrives_as_plain_content_whatever_the_pieces() -> TestResult {
+    let content = b"the same again, ".repeat(5000);
+    let (reader, mut writer, mut peer) = pair()?;
+    writer.pack()?;
+    writer.content(7, &content).await?;
+    writer.empty(Kind::Eof, 7)?;
+    writer.flush().await?;
+    drop((reader, writer));
+    let mut raw = Vec::new();
+    peer.read_to_end(&mut raw).await?;
+    assert_eq!(raw[0], Kind::Packed as u8);
+    assert!(raw.len() < content.len() / 10, "{} bytes", raw.len());
+
+    let (mut reader, _writer, mut peer) = pair()?;
+    reader.unpack()?;
+    for byte in &raw[..PACKED_HEADER - 1] {
+        peer.write_all(&[*byte]).await?;
+        assert_eq!(reader.header(in_seconds(1)).await?, Next::Nothing);
+    }
+    peer.write_all(&raw[PACKED_HEADER - 1..]).await?;
+    let Next::Frame(header) = reader.header(in_seconds(1)).await? else {
+        return Err("no frame".into());
+    };
+    let payload_bytes = u32::try_from(content.len())?;
+    assert_eq!(header, Header { kind: Kind::Data, id: 7, payload_bytes });
+    let (mut got, mut filled) = (vec![0; content.len()], 0);
+    while filled < got.len() {
+        let end = (filled + 1000).min(got.len());
+        filled += reader.content(&mut got[filled..end], None).await?.unwrap_or(0);
+    }
+    assert_eq!(got, content);
+    let eof = Header { kind: Kind::Eof, id: 7, payload_bytes: 0 };
+    assert_eq!(reader.header(in_seconds(1)).await?, Next::Frame(eof));
+
+    // Who has not agreed to it judges it by its header, as any other frame.
+    let (mut reader, _writer, mut peer) = pair()?;
+    peer.write_all(&raw[..Header::BYTES]).await?;
+    let Next::Frame(header) = reader.header(in_seconds(1)).await? else {
+        return Err("no frame".into());
+    };
+    assert_eq!(header.kind, Kind::Packed);
+    Ok(())
+}
