@@ -16,7 +16,7 @@ mod volley;
 
 use std::ffi::OsStr;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use field::{Field, SLOTS, Scene};
 use serde_json::json;
@@ -31,18 +31,7 @@ const CALLS: usize = 50_000;
 
 /// Runs `body` beside the attacker, who ends with it, also when an assertion ends it.
 fn under_attack<T>(field: &Field, body: impl FnOnce() -> Fallible<T>) -> Fallible<T> {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let stopped = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| field.attack(|| !stopped.load(Ordering::Relaxed)));
-        let _stop = Stop(&stopped);
-        body()
-    })
+    support::beside(|goes_on| field.attack(goes_on), body)
 }
 
 /// Rounds of all operations, until each was called so often.

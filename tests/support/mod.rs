@@ -426,6 +426,21 @@ pub fn wait_until(
 
 /// Runs `swap` again and again beside `body`, which ends both, also when an assertion ends it.
 pub fn race(swap: impl Fn() + Send, body: impl FnOnce() -> TestResult) -> TestResult {
+    beside(
+        move |goes_on| {
+            while goes_on() {
+                swap();
+            }
+        },
+        body,
+    )
+}
+
+/// Runs `act` beside `body`, for as long as it is told to go on: until `body` ends, also by an assertion.
+pub fn beside<T>(
+    act: impl FnOnce(&dyn Fn() -> bool) + Send,
+    body: impl FnOnce() -> Result<T, Box<dyn std::error::Error>>,
+) -> Result<T, Box<dyn std::error::Error>> {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -435,11 +450,7 @@ pub fn race(swap: impl Fn() + Send, body: impl FnOnce() -> TestResult) -> TestRe
     let stopped = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let running = || !stopped.load(Ordering::Relaxed);
-        scope.spawn(move || {
-            while running() {
-                swap();
-            }
-        });
+        scope.spawn(move || act(&running));
         let _stop = Stop(&stopped);
         body()
     })
