@@ -98,11 +98,10 @@ pub(super) fn parse_signature(reply: &[u8], algorithm: KeyAlgorithm) -> Option<V
     der(0x30, &integers)
 }
 
-/// One DER element; long enough for any ECDSA signature that we know.
+/// One DER element with a length of one byte, which is enough for every signature of our curves.
 fn der(tag: u8, content: &[u8]) -> Option<Vec<u8>> {
-    let length = u8::try_from(content.len()).ok().filter(|length| *length > 0)?;
-    let head = if length < 128 { vec![tag, length] } else { vec![tag, 0x81, length] };
-    Some([&head, content].concat())
+    let length = u8::try_from(content.len()).ok().filter(|length| (1..128).contains(length))?;
+    Some([&[tag, length], content].concat())
 }
 
 fn ask(socket: &Path, request: &[u8]) -> Result<Vec<u8>, AgentError> {

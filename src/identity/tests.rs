@@ -2,6 +2,9 @@
 //! sides before anything is sent. Method: keys that ssh-keygen made, handshakes in memory, arbitrary bytes.
 #![expect(clippy::disallowed_methods, reason = "tests set key files up")]
 
+mod files;
+mod signing;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;

@@ -203,3 +203,6 @@ impl ServerCertVerifier for PinnedKey {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;
