@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 /// What a flush makes durable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Flush {
     /// The content of a file, before the file gets its name.
     File,
@@ -26,6 +26,8 @@ impl Flush {
         if std::env::var("FTD_LEAVE_OUT").is_ok_and(|left_out| left_out == self.word()) {
             return Ok(());
         }
+        #[cfg(test)]
+        super::tests::commit::flushed(self, &nix::sys::stat::fstat(&what)?);
         match self {
             Self::Checkpoint => nix::unistd::fdatasync(what),
             Self::File | Self::Directory | Self::Ancestor => nix::unistd::fsync(what),

@@ -215,3 +215,6 @@ impl Drop for Staging {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

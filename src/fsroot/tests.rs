@@ -1,6 +1,8 @@
 //! Goal: nothing leads out of the tree, a commit is all or nothing, and a digest never vouches for other
 //! content. Method: a real directory with what is hostile planted in it.
 
+pub(super) mod commit;
+
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

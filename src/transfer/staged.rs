@@ -205,3 +205,6 @@ pub struct Terms {
     /// Time of modification, nanoseconds since 1970.
     pub mtime_ns: Option<i64>,
 }
+
+#[cfg(test)]
+mod tests;
