@@ -24,7 +24,9 @@ const KINDS: [(&str, &str, SignatureScheme, SignatureAlgorithm); 3] = [
 
 fn strings(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
-    parts.iter().for_each(|part| push_string(&mut out, part));
+    for part in parts {
+        push_string(&mut out, part);
+    }
     out
 }
 

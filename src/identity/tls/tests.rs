@@ -110,7 +110,7 @@ fn a_peer_shows_one_raw_key_and_nothing_else() -> TestResult {
     assert!(is_trusted(&raw).is_ok());
     assert!(is_trusted(&raw).is_err_and(|told| told.contains("UnknownIssuer")));
     assert_eq!(*seen.lock().map_err(|_| "poisoned")?, [key.public().clone(), key.public().clone()]);
-    assert_eq!(peer_key(Some(&[raw.clone()])), Some(key.public().clone()));
+    assert_eq!(peer_key(Some(std::slice::from_ref(&raw))), Some(key.public().clone()));
     assert_eq!(peer_key(Some(&[raw.clone(), raw])), None);
     assert_eq!((peer_key(Some(&[])), peer_key(None)), (None, None));
     Ok(())
