@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 
 use super::commit::existing_file;
 use super::ledger::{Delta, Hold, Ledger};
+use super::look::Look;
 use super::made::Unflushed;
 use super::open::{OpenError, find_staging, open_staging, open_top};
-use super::resolve::{component, open_below, open_directory};
+use super::resolve::{open_below, open_directory};
 use super::uploads::Uploads;
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
 use crate::types::{Durability, ErrorCode, Quota, RelPath, Reserve};
@@ -234,7 +235,7 @@ impl Tree {
     /// Describes a name itself, not what a link points to; `None` is the top.
     ///
     /// # Errors
-    /// As stat(2).
+    /// As stat(2); `Denied` for a mount point.
     pub fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
         let fail = FsError::at("look at the name");
         let Some(path) = path else {
@@ -242,12 +243,7 @@ impl Tree {
         };
         let (parent, name) = path.split_last();
         let parent = open_directory(&self.top, parent.as_ref()).map_err(&fail)?;
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT;
-        let raw = fstatat(&parent, component(&name), flags).map_err(&fail)?;
-        if raw.st_dev != fstat(&parent).map_err(&fail)?.st_dev {
-            return Err(fail(Errno::EXDEV));
-        }
-        let stat = Stat::of(&raw);
+        let stat = Look::within(&parent, &name).map_err(fail)?.stat;
         match stat.kind {
             // Only the file itself has its digest; if it is another one by now, so be it.
             Kind::File => Ok(self.open_file(path).map_or(stat, |file| file.stat)),
