@@ -420,6 +420,76 @@ fn the_youngest_of_a_path_is_kept() -> TestResult {
     daemon.assert_nothing_staged()
 }
 
+/// A put of any size and kind, once it is stored, takes the place of what was kept, in the quota too; one
+/// that fails takes nothing's.
+#[test]
+fn whatever_is_stored_takes_the_place_of_what_was_kept() -> TestResult {
+    let setup = Setup::new()?;
+    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    setup.write_config(&(text + "quota = \"80MiB\"\n"))?;
+    let daemon = setup.start()?;
+    let all = content(70 * MIB, 11);
+    for (request, why) in [
+        (json!({"verb": "put", "path": "f", "bytes": 5}), "announced"),
+        (json!({"verb": "put", "path": "f"}), "of unknown size"),
+        (put("f", 5), "too small to be kept itself"),
+    ] {
+        cut(&daemon, &put("f", all.len()), &all[..9 * MIB])?;
+        let mut raw = Raw::greeted(&daemon)?;
+        let room = json!({"verb": "check", "path": "g", "bytes": 80 * MIB - 5});
+        for (id, said, code) in [(1, &b"other"[..], "BAD_DIGEST"), (2, b"small", "frame 8")] {
+            assert_eq!(raw.code_of(10 * id, &room)?, "QUOTA", "{why}: what is kept counts");
+            begin(&mut raw, 10 * id + 1, &request, b"small")?;
+            raw.send(EOF, 10 * id + 1, b"")?;
+            raw.send(TRAILER, 10 * id + 1, &trailer(said))?;
+            assert_eq!(raw.expect()?.code(), code, "{why}");
+        }
+        assert_eq!(kept(&daemon, "f")?, Err("NOT_FOUND".to_owned()), "{why}");
+        assert_eq!(raw.code_of(30, &room)?, "frame 8", "{why}: nothing is kept that would count");
+        daemon.assert_nothing_staged()?;
+    }
+    Ok(())
+}
+
+/// The deepest path below a home is deeper than any that a client may spell: what is kept of it goes on all
+/// the same, after a start too.
+#[test]
+fn an_upload_to_the_deepest_path_goes_on() -> TestResult {
+    let mut daemon = Daemon::start()?;
+    let path = vec!["d"; 64].join("/");
+    let all = content(70 * MIB, 12);
+    cut(&daemon, &put(&path, all.len()), &all[..2 * MIB])?;
+    daemon.signal(Signal::SIGTERM)?;
+    daemon.wait()?;
+    let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir()?);
+    let daemon = Setup { dir }.start()?;
+    assert_eq!(go_on(&daemon, &path, &all)?, (2 * MIB, "ok".to_owned()));
+    daemon.assert_nothing_staged()
+}
+
+/// C-11: what an earlier process has left is told old from young by the wall clock, which may have been set
+/// back since: what is cut now is younger all the same, and stays.
+#[test]
+fn what_was_left_in_the_future_displaces_nothing() -> TestResult {
+    let setup = Setup::new()?;
+    let stage = setup.path("root/.ftd-stage");
+    std::fs::create_dir(&stage)?;
+    std::fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    for number in 0..64 {
+        let mark = format!("1 100 {} alice alice/f{number}", "00".repeat(105));
+        plant(&setup, number, 100, Some(&mark))?;
+        let path = stage.join(format!("keep-{number:032x}"));
+        let file = std::fs::File::options().write(true).open(path)?;
+        file.set_modified(SystemTime::now() + Duration::from_hours(24))?;
+    }
+    let daemon = setup.start()?;
+    let all = content(70 * MIB, 13);
+    cut(&daemon, &put("new", all.len()), &all[..2 * MIB])?;
+    wait_for_staged(&daemon, 64)?;
+    assert_eq!(go_on(&daemon, "new", &all)?, (2 * MIB, "ok".to_owned()));
+    Ok(())
+}
+
 /// A get goes on where it was cut, of the same version only.
 #[test]
 fn a_get_goes_on_with_the_version_that_it_began() -> TestResult {
