@@ -11,13 +11,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::fstatvfs;
 
 use super::commit::existing_file;
 use super::ledger::{Delta, Hold, Ledger};
 use super::look::Look;
 use super::made::Unflushed;
-use super::open::{OpenError, find_staging, open_staging, open_top};
+use super::open::{Disk, OpenError, find_staging, open_staging, open_top};
 use super::resolve::{open_below, open_directory};
 use super::uploads::Uploads;
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
@@ -137,6 +138,15 @@ impl Tree {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let stat = open(path, flags, Mode::empty()).and_then(fstat).ok()?;
         Some((stat.st_uid, stat.st_gid))
+    }
+
+    /// What an administrator should know about the file system, although it is served.
+    pub fn caution(&self) -> Option<&'static str> {
+        let kind = fstatfs(&self.top).ok()?.filesystem_type();
+        (Disk::of(kind) == Disk::Unknown).then_some(
+            "a FUSE process serves this file system: whether what is flushed is on a disk is its word alone; \
+             use a local disk where \"stored\" has to survive a power cut",
+        )
     }
 
     /// The descriptor of the top, for a sandbox rule.
