@@ -2,6 +2,8 @@
 //! wrong and changes nothing (catalogue G). Method: the real binary, `check` and `serve` side by side.
 #![allow(clippy::disallowed_methods, reason = "tests set files up from outside")]
 
+#[path = "config/folding.rs"]
+mod folding;
 mod support;
 
 use std::os::unix::fs::{
@@ -151,6 +153,28 @@ fn roots_and_files_that_cannot_be_trusted_are_refused() -> TestResult {
             assert_eq!(ran.status.code(), Some(78), "{verb} with {what}: {told}");
             assert!(told.contains(expected), "{verb} with {what}: {told}");
         }
+    }
+    Ok(())
+}
+
+/// G-02: a root that takes names for one that differ in case. Needs root, to mount one.
+#[test]
+fn a_root_that_folds_case_is_refused() -> TestResult {
+    let setup = Setup::new()?;
+    let root = setup.path("root");
+    let _folding = match folding::Folding::mount(&root, ".ftd-stage") {
+        Ok(folding) => folding,
+        Err(error) => {
+            eprintln!("not tried, because this account may not mount: {error}");
+            return Ok(());
+        }
+    };
+    // A check alone makes no staging directory to try it with; it knows once a start has made one.
+    for verb in ["serve", "check"] {
+        let ran = setup.ftd(&[verb])?;
+        let told = String::from_utf8(ran.stderr)?;
+        assert_eq!(ran.status.code(), Some(78), "{verb}: {told}");
+        assert!(told.contains("folds no case"), "{verb}: {told}");
     }
     Ok(())
 }

@@ -235,47 +235,81 @@ fn mount_points_are_not_crossed() -> TestResult {
     std::fs::write(daemon.path("root/bound/f"), "x")?;
     let none: Option<&str> = None;
     let bound = daemon.path("root/bound");
-    let mounts: [(&str, Option<&std::path::Path>, Option<&str>, MsFlags); 3] = [
+    let bound_file = bound.join("f");
+    let mounts: [(&str, Option<&std::path::Path>, Option<&str>, MsFlags); 4] = [
         ("tmpfs", None, Some("tmpfs"), MsFlags::empty()),
         ("same", Some(&bound), None, MsFlags::MS_BIND),
         ("proc", Some(std::path::Path::new("/proc")), None, MsFlags::MS_BIND),
+        ("file", Some(&bound_file), None, MsFlags::MS_BIND),
     ];
+    std::fs::write(daemon.stored("plain"), "plain")?;
     for (name, from, kind, flags) in mounts {
         let point = daemon.stored(name);
-        std::fs::create_dir(&point)?;
+        let is_file = name == "file";
+        if is_file {
+            std::fs::write(&point, "below")?;
+        } else {
+            std::fs::create_dir(&point)?;
+        }
         if let Err(error) = mount(from, &point, kind, flags, none) {
             eprintln!("not tried, because this account may not mount: {error}");
             return Ok(());
         }
         let check = || -> TestResult {
             let mut raw = Raw::greeted(&daemon)?;
-            for (id, verb, path) in [
-                (1, "get", "f"),
-                (2, "stat", "f"),
-                (3, "get", "self/root/etc/passwd"),
-                (4, "get", "self/exe"),
-            ] {
-                let request = json!({"verb": verb, "path": format!("{name}/{path}")});
-                assert_eq!(raw.code_of(id, &request)?, "DENIED", "{request}");
+            let mut id = 0;
+            let mut next = || {
+                id += 1;
+                id
+            };
+            for path in ["f", "self/root/etc/passwd", "self/exe", "new"] {
+                let inside = json!(format!("{name}/{path}"));
+                for verb in ["get", "stat", "digest", "list", "remove", "rmdir", "mkdir"] {
+                    let request = json!({"verb": verb, "path": inside});
+                    let code = raw.code_of(next(), &request)?;
+                    assert_eq!(code, "DENIED", "{request}");
+                }
+                assert_eq!(put_code(&mut raw, next(), &inside)?, "DENIED", "put {inside}");
+                for (from, to) in [(&inside, &json!("plain2")), (&json!("plain"), &inside)] {
+                    let request = json!({"verb": "rename", "path": from, "to": to});
+                    assert_eq!(raw.code_of(next(), &request)?, "DENIED", "{request}");
+                }
             }
-            let request = json!({"verb": "list", "path": name});
-            assert_eq!(raw.code_of(5, &request)?, "DENIED", "{request}");
-            assert_eq!(put_code(&mut raw, 6, &json!(format!("{name}/new")))?, "DENIED", "{name}");
-            let code = put_code(&mut raw, 7, &json!(name))?;
-            assert!(["DENIED", "WRONG_TYPE"].contains(&code.as_str()), "put over {name}: {code}");
-            raw.send(REQUEST, 8, br#"{"verb":"list"}"#)?;
+            // The mount point itself.
+            for request in [
+                json!({"verb": "get", "path": name}),
+                json!({"verb": "stat", "path": name}),
+                json!({"verb": "digest", "path": name}),
+                json!({"verb": "list", "path": name}),
+                json!({"verb": "remove", "path": name}),
+                json!({"verb": "check", "path": name, "bytes": 7}),
+                json!({"verb": "rename", "path": name, "to": "elsewhere"}),
+                json!({"verb": "rename", "path": "plain", "to": name, "replace": true}),
+            ] {
+                assert_eq!(raw.code_of(next(), &request)?, "DENIED", "{request}");
+            }
+            let code = raw.code_of(next(), &json!({"verb": "rmdir", "path": name}))?;
+            assert_eq!(code, if is_file { "WRONG_TYPE" } else { "DENIED" }, "rmdir {name}");
+            assert_eq!(put_code(&mut raw, next(), &json!(name))?, "DENIED", "put over {name}");
+            raw.send(REQUEST, next(), br#"{"verb":"list"}"#)?;
             let listed = raw.expect()?.json();
-            // A bind of the same file system looks like what it binds; it is not entered all the same.
             let entries = listed["entries"].as_array().into_iter().flatten();
-            let kinds = entries.filter(|entry| entry["name"] == name && name != "same");
-            assert!(kinds.into_iter().all(|entry| entry["type"] == "other"), "{name}: {listed}");
+            let kinds: Vec<_> = entries.filter(|entry| entry["name"] == name).collect();
+            assert!(kinds.len() == 1 && kinds[0]["type"] == "other", "{name}: {listed}");
             Ok(())
         };
         let outcome = check();
         umount2(&point, MntFlags::MNT_DETACH)?;
         outcome?;
-        std::fs::remove_dir(&point)?;
+        if is_file {
+            assert_eq!(std::fs::read_to_string(&point)?, "below");
+            std::fs::remove_file(&point)?;
+        } else {
+            std::fs::remove_dir(&point)?;
+        }
     }
+    assert_eq!(std::fs::read_to_string(&bound_file)?, "x");
+    assert_eq!(std::fs::read_to_string(daemon.stored("plain"))?, "plain");
     // /dev/zero would never end, and /dev/full could be written to.
     for (name, minor) in [("zero", 5), ("full", 7)] {
         let mode = Mode::from_bits_truncate(0o666);

@@ -4,131 +4,22 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the served files from outside")]
 
 mod support;
+#[path = "resume/uploads.rs"]
+mod uploads;
 
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::raw::{ABORT, ANSWER, CANCEL, DATA, EOF, Raw, TRAILER, trailer};
-use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, noise, sha256};
-
-type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
-
-const MIB: usize = 1 << 20;
-
-/// A content that is cheap to make and the same nowhere: noise, over and over, counted.
-fn content(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut block = noise(MIB, seed);
-    let mut out = Vec::with_capacity(bytes + MIB);
-    let mut count = 0_u64;
-    while out.len() < bytes {
-        block[..8].copy_from_slice(&count.to_le_bytes());
-        out.extend_from_slice(&block);
-        count += 1;
-    }
-    out.truncate(bytes);
-    out
-}
-
-/// Begins a put and sends the content from `from` up to `to`, and not its end.
-fn begin(raw: &mut Raw, id: u32, request: &Value, part: &[u8]) -> TestResult {
-    raw.request(id, request)?;
-    for piece in part.chunks(MIB) {
-        raw.send(DATA, id, piece)?;
-    }
-    Ok(())
-}
-
-fn put(path: &str, bytes: usize) -> Value {
-    json!({"verb": "put", "path": path, "bytes": bytes, "resumable": true})
-}
-
-/// Asks what is kept: the upload and its offset, or the code of the error.
-fn kept(daemon: &Daemon, path: &str) -> Fallible<Result<(String, usize, String), String>> {
-    let mut raw = Raw::greeted(daemon)?;
-    raw.request(1, &json!({"verb": "resume", "path": path}))?;
-    let frame = raw.expect()?;
-    if frame.kind != ANSWER {
-        return Ok(Err(frame.code()));
-    }
-    let found = frame.json()["resume"].clone();
-    let word = |key: &str| found[key].as_str().map(str::to_owned).ok_or("no such member");
-    let offset = usize::try_from(found["offset"].as_u64().ok_or("no offset")?)?;
-    Ok(Ok((word("upload")?, offset, word("sha256")?)))
-}
-
-/// Begins a put, closes the connection in it, and waits for what is kept.
-fn cut(daemon: &Daemon, request: &Value, part: &[u8]) -> Fallible<(String, usize)> {
-    let mut raw = Raw::greeted(daemon)?;
-    begin(&mut raw, 1, request, part)?;
-    drop(raw);
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        // Right after the cut the server may not have read as far as the request.
-        match kept(daemon, request["path"].as_str().unwrap_or_default())? {
-            Ok((upload, offset, _)) if offset <= part.len() && part.len() - offset < MIB => {
-                return Ok((upload, offset));
-            }
-            found if std::time::Instant::now() > deadline => {
-                return Err(format!("{found:?}").into());
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Goes on with what is kept, to its end; gives the offset and the code of the answer.
-fn go_on(daemon: &Daemon, path: &str, content: &[u8]) -> Fallible<(usize, String)> {
-    let (upload, offset, digest) = kept(daemon, path)?.map_err(|code| format!("kept: {code}"))?;
-    assert_eq!(digest, sha256(&content[..offset]), "the digest of the first {offset} bytes");
-    let mut raw = Raw::greeted(daemon)?;
-    let request = json!({"verb": "put", "path": path, "bytes": content.len(),
-        "resume": {"upload": upload, "offset": offset}});
-    begin(&mut raw, 1, &request, &content[offset..])?;
-    raw.send(EOF, 1, b"")?;
-    raw.send(TRAILER, 1, &trailer(content))?;
-    let frame = raw.expect()?;
-    let code = if frame.kind == ANSWER { "ok".to_owned() } else { frame.code() };
-    Ok((offset, code))
-}
-
-fn staged(daemon: &Daemon) -> Fallible<usize> {
-    Ok(std::fs::read_dir(daemon.path("root/.ftd-stage"))?.count())
-}
-
-/// Waits until so many files are staged: what a connection leaves goes after it.
-fn wait_for_staged(daemon: &Daemon, count: usize) -> TestResult {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while staged(daemon)? != count {
-        if std::time::Instant::now() > deadline {
-            return Err(format!("{} staged files instead of {count}", staged(daemon)?).into());
-        }
-        std::thread::yield_now();
-    }
-    Ok(())
-}
+use support::{ALL_RIGHTS, Daemon, Setup, TestResult, sha256};
+use uploads::{
+    Fallible, MIB, begin, content, cut, go_on, kept, plant, put, staged, wait_for_checkpoint,
+    wait_for_staged,
+};
 
 /// A get: its announcement, its content, and its end.
 type Got = (Value, Vec<u8>, Value);
-
-/// Waits until a checkpoint covers so much; the cut comes after it.
-fn wait_for_checkpoint(daemon: &Daemon, bytes: u64) -> TestResult {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        for entry in std::fs::read_dir(daemon.path("root/.ftd-stage"))? {
-            let mark = xattr::get(entry?.path(), "user.ftd.upload").unwrap_or_default();
-            let mark = String::from_utf8_lossy(&mark.unwrap_or_default()).into_owned();
-            let offset = mark.split(' ').nth(1).and_then(|offset| offset.parse().ok());
-            if offset.is_some_and(|offset: u64| offset >= bytes) {
-                return Ok(());
-            }
-        }
-        if std::time::Instant::now() > deadline {
-            return Err("no checkpoint came".into());
-        }
-        std::thread::yield_now();
-    }
-}
 
 /// What arrived before the connection was lost is not sent again.
 #[test]
@@ -321,16 +212,6 @@ fn who_may_not_put_may_not_resume() -> TestResult {
     Ok(())
 }
 
-/// A staging file as a daemon leaves it, of so many bytes, with what its attribute says.
-fn plant(setup: &Setup, number: u128, bytes: u64, mark: Option<&str>) -> TestResult {
-    let path = setup.path(&format!("root/.ftd-stage/keep-{number:032x}"));
-    std::fs::File::create(&path)?.set_len(bytes)?;
-    if let Some(mark) = mark {
-        xattr::set(&path, "user.ftd.upload", mark.as_bytes())?;
-    }
-    Ok(())
-}
-
 /// of thousands of old staging files those that can be continued are kept, 64 of a user,
 /// and all the rest goes while the daemon serves already.
 #[test]
@@ -418,6 +299,76 @@ fn the_youngest_of_a_path_is_kept() -> TestResult {
     assert_eq!(raw.expect()?.kind, ANSWER);
     assert_eq!(kept(&daemon, "f")?, Err("NOT_FOUND".to_owned()));
     daemon.assert_nothing_staged()
+}
+
+/// A put of any size and kind, once it is stored, takes the place of what was kept, in the quota too; one
+/// that fails takes nothing's.
+#[test]
+fn whatever_is_stored_takes_the_place_of_what_was_kept() -> TestResult {
+    let setup = Setup::new()?;
+    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    setup.write_config(&(text + "quota = \"80MiB\"\n"))?;
+    let daemon = setup.start()?;
+    let all = content(70 * MIB, 11);
+    for (request, why) in [
+        (json!({"verb": "put", "path": "f", "bytes": 5}), "announced"),
+        (json!({"verb": "put", "path": "f"}), "of unknown size"),
+        (put("f", 5), "too small to be kept itself"),
+    ] {
+        cut(&daemon, &put("f", all.len()), &all[..9 * MIB])?;
+        let mut raw = Raw::greeted(&daemon)?;
+        let room = json!({"verb": "check", "path": "g", "bytes": 80 * MIB - 5});
+        for (id, said, code) in [(1, &b"other"[..], "BAD_DIGEST"), (2, b"small", "frame 8")] {
+            assert_eq!(raw.code_of(10 * id, &room)?, "QUOTA", "{why}: what is kept counts");
+            begin(&mut raw, 10 * id + 1, &request, b"small")?;
+            raw.send(EOF, 10 * id + 1, b"")?;
+            raw.send(TRAILER, 10 * id + 1, &trailer(said))?;
+            assert_eq!(raw.expect()?.code(), code, "{why}");
+        }
+        assert_eq!(kept(&daemon, "f")?, Err("NOT_FOUND".to_owned()), "{why}");
+        assert_eq!(raw.code_of(30, &room)?, "frame 8", "{why}: nothing is kept that would count");
+        daemon.assert_nothing_staged()?;
+    }
+    Ok(())
+}
+
+/// The deepest path below a home is deeper than any that a client may spell: what is kept of it goes on all
+/// the same, after a start too.
+#[test]
+fn an_upload_to_the_deepest_path_goes_on() -> TestResult {
+    let mut daemon = Daemon::start()?;
+    let path = vec!["d"; 64].join("/");
+    let all = content(70 * MIB, 12);
+    cut(&daemon, &put(&path, all.len()), &all[..2 * MIB])?;
+    daemon.signal(Signal::SIGTERM)?;
+    daemon.wait()?;
+    let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir()?);
+    let daemon = Setup { dir }.start()?;
+    assert_eq!(go_on(&daemon, &path, &all)?, (2 * MIB, "ok".to_owned()));
+    daemon.assert_nothing_staged()
+}
+
+/// C-11: what an earlier process has left is told old from young by the wall clock, which may have been set
+/// back since: what is cut now is younger all the same, and stays.
+#[test]
+fn what_was_left_in_the_future_displaces_nothing() -> TestResult {
+    let setup = Setup::new()?;
+    let stage = setup.path("root/.ftd-stage");
+    std::fs::create_dir(&stage)?;
+    std::fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    for number in 0..64 {
+        let mark = format!("1 100 {} alice alice/f{number}", "00".repeat(105));
+        plant(&setup, number, 100, Some(&mark))?;
+        let path = stage.join(format!("keep-{number:032x}"));
+        let file = std::fs::File::options().write(true).open(path)?;
+        file.set_modified(SystemTime::now() + Duration::from_hours(24))?;
+    }
+    let daemon = setup.start()?;
+    let all = content(70 * MIB, 13);
+    cut(&daemon, &put("new", all.len()), &all[..2 * MIB])?;
+    wait_for_staged(&daemon, 64)?;
+    assert_eq!(go_on(&daemon, "new", &all)?, (2 * MIB, "ok".to_owned()));
+    Ok(())
 }
 
 /// A get goes on where it was cut, of the same version only.

@@ -43,6 +43,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("unlinkat", &["EIO", "EROFS", "EPERM"]),
     ("openat2", &["EIO", "ENOSPC", "EMFILE", "EINTR"]),
     ("newfstatat", &["EIO"]),
+    ("statx", &["EIO"]),
     ("fstat", &["EIO"]),
     ("fgetxattr", &["EIO"]),
     ("pread64", &["EIO"]),
@@ -467,7 +468,8 @@ fn a_part_of_all_faults_is_met_without_loss() -> TestResult {
         cases.extend(all.into_iter().filter(|case| {
             number += 1;
             let renames = ["overwrite", "rename over"].contains(&operation.name);
-            number % 20 == 0 || (renames && case.call == "newfstatat" && case.error.is_some())
+            number % 20 == 0
+                || (renames && ["newfstatat", "statx"].contains(&case.call) && case.error.is_some())
         }));
     }
     torture(&cases, 1)

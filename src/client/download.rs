@@ -134,10 +134,14 @@ async fn attempt<S: Sink>(
     let request = Request::Get { path: wire(&route.path), offset, version };
     let Download { info, parts, why, stop } = line.get(&request, meter).await?;
     let keep = match found {
-        Some((owner, kept)) => Some(Keep { owner, resume: Some((kept.id, kept.offset)) }),
-        None => keeper
-            .and_then(|keeper| keeper.owner(&info.version))
-            .map(|owner| Keep { owner, resume: None }),
+        Some((owner, kept)) => {
+            Some(Keep { owner, resumable: true, resume: Some((kept.id, kept.offset)) })
+        }
+        None => keeper.and_then(|keeper| keeper.owner(&info.version)).map(|owner| Keep {
+            owner,
+            resumable: true,
+            resume: None,
+        }),
     };
     let incoming = landing.incoming(&info, keep);
     match landing.inbox.receive(incoming, parts, workers).await {

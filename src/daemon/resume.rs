@@ -19,24 +19,18 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// How often it is asked for meanwhile.
 const BUSY_STEP: Duration = Duration::from_millis(50);
 
-/// What of a put is kept when it is cut, and what it continues.
+/// Whose a put is, whether anything of it is kept when it is cut, and what it continues.
 ///
 /// # Errors
 /// `NotFound` for an upload that cannot be one of ours.
-pub(super) fn keep(
-    user: &User,
-    target: &RelPath,
-    put: &PutRequest,
-) -> Result<Option<Keep>, Refusal> {
-    if !put.resumable && put.resume.is_none() {
-        return Ok(None);
-    }
+pub(super) fn keep(user: &User, target: &RelPath, put: &PutRequest) -> Result<Keep, Refusal> {
     let unknown = || (ErrorCode::NotFound, "resume the upload: nothing of it is kept".to_owned());
     let resume = match &put.resume {
         None => None,
         Some(at) => Some((at.upload.parse::<UploadId>().map_err(|_| unknown())?, at.offset)),
     };
-    Ok(Some(Keep { owner: owner(user, target), resume }))
+    let resumable = put.resumable || resume.is_some();
+    Ok(Keep { owner: owner(user, target), resumable, resume })
 }
 
 fn owner(user: &User, target: &RelPath) -> Owner {

@@ -222,6 +222,9 @@ fn open_tree(settings: &Settings) -> Result<(Tree, Stale), Failure> {
     };
     let tree = Tree::open(&settings.root, options)
         .map_err(|error| Failure::config(format!("root {error}")))?;
+    if let Some(caution) = tree.caution() {
+        tracing::warn!("root {}: {caution}", settings.root.display());
+    }
     let stale = tree.recover(settings.limits.resume_expiry).map_err(Failure::other)?;
     Ok((tree, stale))
 }

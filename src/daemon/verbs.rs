@@ -59,7 +59,7 @@ pub(super) fn admit_put(
         return Err((ErrorCode::Protocol, "the mode has bits outside 0777".to_owned()));
     }
     let target = path.below(user.principal.home.as_ref());
-    let keep = resume::keep(user, &target, put)?;
+    let keep = Some(resume::keep(user, &target, put)?);
     let incoming = Incoming {
         target,
         announced: put.bytes,

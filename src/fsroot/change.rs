@@ -4,18 +4,19 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, renameat2};
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::fcntl::{RenameFlags, renameat2};
+use nix::sys::stat::fstat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::commit::{Parents, existing_file};
 use super::flush::Flush;
 use super::ledger::Delta;
-use super::made::{Made, Place};
+use super::look::Look;
+use super::made::{Made, Place, identity};
 use super::resolve::{component, open_directory};
 use super::retain::{check_age, check_movable};
 use super::tree::Tree;
-use super::{FsError, Kind, Stat};
+use super::{FsError, Kind};
 use crate::types::{ErrorCode, FileName, RelPath};
 
 /// The terms of a rename.
@@ -33,22 +34,21 @@ impl Tree {
     /// Removes the name of anything but a directory; a link's own name, never what it points to.
     ///
     /// # Errors
-    /// As unlink(2); `WrongType` for a directory; `Denied` for what was stored less than `retain` ago;
-    /// `UnknownOutcome` when the name is gone and its directory could not be flushed.
+    /// As unlink(2); `WrongType` for a directory; `Denied` for a mount point, and for what was stored less than
+    /// `retain` ago; `UnknownOutcome` when the name is gone and its directory could not be flushed.
     pub fn remove(&self, path: &RelPath, retain: Option<Duration>) -> Result<(), FsError> {
         let parent = self.ledger.in_turn(&[path], false, || {
             let fail = FsError::at("remove the name");
             let (parent, name) = self.parent_of(path, "remove the name")?;
-            let raw = look(&parent, &name).map_err(&fail)?;
-            let stat = Stat::of(&raw);
-            if stat.kind == Kind::Directory {
+            let look = Look::within(&parent, &name).map_err(&fail)?;
+            if look.stat.kind == Kind::Directory {
                 let doing =
                     "remove the name: it is a directory, which rmdir removes when it is empty";
                 return Err(FsError::new(ErrorCode::WrongType, doing, None));
             }
-            check_age(&raw, retain, "remove the name")?;
+            check_age(&look, retain, "remove the name")?;
             unlinkat(&parent, component(&name), UnlinkatFlags::NoRemoveDir).map_err(fail)?;
-            self.ledger.enter(&[(path.clone(), -Delta::file(stat.bytes))]);
+            self.ledger.enter(&[(path.clone(), -Delta::file(look.stat.bytes))]);
             Ok(parent)
         })?;
         self.flush_after(&parent)
@@ -57,11 +57,13 @@ impl Tree {
     /// Removes an empty directory.
     ///
     /// # Errors
-    /// As rmdir(2); `UnknownOutcome` as for [`Tree::remove`].
+    /// As rmdir(2); `Denied` for a mount point; `UnknownOutcome` as for [`Tree::remove`].
     pub fn remove_directory(&self, path: &RelPath) -> Result<(), FsError> {
         let parent = self.ledger.in_turn(&[path], false, || {
             let (parent, name) = self.parent_of(path, "remove the directory")?;
             unlinkat(&parent, component(&name), UnlinkatFlags::RemoveDir)
+                // Of a directory: something is mounted there.
+                .map_err(|error| if error == Errno::EBUSY { Errno::EXDEV } else { error })
                 .map_err(FsError::at("remove the directory"))?;
             self.ledger.enter(&[(path.clone(), -Delta::file(0))]);
             Ok(parent)
@@ -110,7 +112,7 @@ impl Tree {
     /// *Source*: renameat2(2); `docs/architecture.md`, "Durability".
     ///
     /// # Errors
-    /// As rename(2); `Denied` where what is there is kept; `Busy` where a file that may be replaced came
+    /// As rename(2); `Denied` where what is there is kept, or a mount point; `Busy` where a file that may be replaced came
     /// there meanwhile; `UnknownOutcome` when the new name is in place and could not be flushed.
     pub fn rename(&self, from: &RelPath, to: &RelPath, terms: Moving) -> Result<bool, FsError> {
         if to.is_below(from) {
@@ -149,8 +151,8 @@ impl Tree {
         let (source, old) = self.parent_of(from, doing)?;
         let (target_path, new) = to.split_last();
         let target = self.open_parent(target_path.as_ref(), above).map_err(&fail)?;
-        let moved = look(&source, &old).map_err(&fail)?;
-        let is_directory = Stat::of(&moved).kind == Kind::Directory;
+        let moved = Look::within(&source, &old).map_err(&fail)?;
+        let is_directory = moved.stat.kind == Kind::Directory;
         check_movable(&moved, terms.retain, doing)?;
         let replaced = if terms.replace && !is_directory {
             existing_file(&target, &new, terms.retain_target)?
@@ -164,7 +166,7 @@ impl Tree {
         let homes: Vec<_> =
             [from, to].into_iter().flat_map(|path| self.ledger.homes_within(path)).collect();
         let weight = if !is_directory {
-            Delta::file(Stat::of(&moved).bytes)
+            Delta::file(moved.stat.bytes)
         } else if homes.is_empty() && !self.ledger.parts(from, to) {
             Delta::default() // It stays below the same homes, whatever is in it.
         } else {
@@ -175,16 +177,17 @@ impl Tree {
         self.ledger.admit(&change, None)?;
         // What is put into a directory under its new name counts only once that is flushed.
         let parent = fstat(&target).map_err(&fail)?;
-        let across = !same(&fstat(&source).map_err(&fail)?, &parent);
+        let across = identity(&fstat(&source).map_err(&fail)?) != identity(&parent);
         let place = is_directory.then(|| Place::new(&parent, &new));
         if let Some(place) = &place {
             self.announce(place);
         }
         // Two names of one inode: the kernel does nothing and says it did. Looked at before: afterwards the
         // same inode under the old name may as well be one that another rename has brought back.
-        let are_twins = replaced.is_some()
-            && moved.st_nlink > 1
-            && look(&target, &new).is_ok_and(|there| same(&there, &moved));
+        let is_still = |parent, name| {
+            Look::within(parent, name).is_ok_and(|there| there.identity == moved.identity)
+        };
+        let are_twins = replaced.is_some() && moved.links > 1 && is_still(&target, &new);
         let flags =
             if replaced.is_some() { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         renameat2(&source, component(&old), &target, component(&new), flags).map_err(|error| {
@@ -207,7 +210,6 @@ impl Tree {
             // What cannot be counted now is counted when the daemon next looks.
             self.ledger.found(&home, self.count_below(Some(&home)).ok());
         }
-        let is_still = |parent, name| look(parent, name).is_ok_and(|there| same(&there, &moved));
         if are_twins && is_still(&source, &old) && is_still(&target, &new) {
             unlinkat(&source, component(&old), UnlinkatFlags::NoRemoveDir)
                 .map_err(&fail)
@@ -243,15 +245,4 @@ struct Moved {
     replaced: bool,
     /// Whether it is in another directory than it was.
     across: bool,
-}
-
-/// Describes the name itself; what lies on another file system is out of bounds.
-fn look(parent: &OwnedFd, name: &FileName<'_>) -> nix::Result<FileStat> {
-    let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT;
-    let stat = fstatat(parent, component(name), flags)?;
-    if stat.st_dev == fstat(parent)?.st_dev { Ok(stat) } else { Err(Errno::EXDEV) }
-}
-
-fn same(one: &FileStat, other: &FileStat) -> bool {
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }

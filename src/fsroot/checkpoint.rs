@@ -121,7 +121,7 @@ impl Checkpoint {
             .map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok())
             .collect::<Option<_>>()?;
         let user = word()?.to_owned();
-        let target = RelPath::parse(words.next()?).ok()?;
+        let target = RelPath::parse_joined(words.next()?).ok()?;
         Some(Self { offset, state, owner: Owner { user, target } })
     }
 }
@@ -211,7 +211,8 @@ impl Staging {
             hold.force(self.written);
             hold.promise(0);
         }
-        self.tree.remove_kept(&self.tree.uploads.release(keeping.id, SystemTime::now(), hold));
+        let uploads = &self.tree.uploads;
+        self.tree.remove_kept(&uploads.release(keeping.id, uploads.now(), hold));
     }
 
     /// What is to be done about checkpoints before the file is published.
@@ -254,7 +255,7 @@ impl Tree {
         let keeping = Keeping { id, owner: owner.clone(), is_marked: false };
         let staging = Staging::create(self, &owner.target, Some(keeping))?;
         // Known from the start, so that whoever comes back is told to wait for the end of the first try.
-        let (owner, since) = (owner.clone(), SystemTime::now());
+        let (owner, since) = (owner.clone(), self.uploads.now());
         self.uploads.enter(id, Upload { owner, since, busy: true, hold: None });
         Ok(staging)
     }
@@ -293,7 +294,7 @@ impl Tree {
                 Ok((Staging::of(self, file, name, Some(keeping), hold, offset), state))
             }
             Err(error) => {
-                self.remove_kept(&self.uploads.release(id, SystemTime::now(), hold));
+                self.remove_kept(&self.uploads.release(id, self.uploads.now(), hold));
                 Err(error)
             }
         }
@@ -314,6 +315,12 @@ impl Tree {
         }
     }
 
+    /// Removes what is kept of an owner's uploads: another file is stored in their place. That there is
+    /// none costs no look at the disk.
+    pub fn forget_kept(&self, owner: &Owner) {
+        self.remove_kept(&self.uploads.replace(owner));
+    }
+
     /// Removes files that the table of uploads has given up.
     pub(super) fn remove_kept(&self, gone: &[UploadId]) {
         for id in gone {
@@ -328,8 +335,7 @@ impl Tree {
 
     /// Removes uploads that nobody has continued for so long; gives how many they were.
     pub fn expire(&self, age: Duration) -> usize {
-        let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        let gone = self.uploads.expire(before);
+        let gone = self.uploads.expire(self.uploads.ago(age));
         self.remove_kept(&gone);
         gone.len()
     }
@@ -355,8 +361,10 @@ impl Tree {
             match found {
                 Some((id, (file, Checkpoint { owner, .. }))) => {
                     let stat = file.metadata();
-                    let since = stat.as_ref().ok().and_then(|stat| stat.modified().ok());
-                    let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
+                    let modified = stat.as_ref().ok().and_then(|stat| stat.modified().ok());
+                    let modified = modified.unwrap_or(SystemTime::UNIX_EPOCH);
+                    // What is of the future by a clock that was set back is of this moment.
+                    let since = self.uploads.ago(modified.elapsed().unwrap_or_default());
                     let hold = Hold::new(&self.ledger, &owner.target, None);
                     hold.force(stat.map_or(0, |stat| stat.len()));
                     self.uploads.enter(id, Upload { owner, since, busy: true, hold: None });
@@ -367,9 +375,11 @@ impl Tree {
                 None => stale.push(std::ffi::OsStr::from_bytes(name).to_owned()),
             }
         }
-        let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         stale.extend(
-            self.uploads.expire(before).iter().map(|id| id.file_name(self.options.staging).into()),
+            self.uploads
+                .expire(self.uploads.ago(age))
+                .iter()
+                .map(|id| id.file_name(self.options.staging).into()),
         );
         Ok(Stale(stale))
     }

@@ -13,6 +13,7 @@ use nix::unistd::ftruncate;
 
 use super::flush::Flush;
 use super::ledger::{Change, Delta};
+use super::look::Look;
 use super::made::{Flushes, Identity, Made, identity};
 use super::resolve::{component, open_directory};
 use super::retain::check_age;
@@ -449,18 +450,19 @@ impl Tree {
 }
 
 /// How many bytes the regular file under the name has, if there is one; anything else is not replaced,
-/// nor is a file that was stored less than `retain` ago.
+/// nor is a mount point, nor a file that was stored less than `retain` ago.
 pub(super) fn existing_file(
     parent: &OwnedFd,
     name: &FileName<'_>,
     retain: Option<Duration>,
 ) -> Result<Option<u64>, FsError> {
-    match fstatat(parent, component(name), AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT)
-    {
+    let fail = FsError::at("look at the name");
+    match Look::at(parent, component(name)) {
         Err(Errno::ENOENT) => Ok(None),
-        Err(error) => Err(FsError::at("look at the name")(error)),
-        Ok(stat) if Stat::of(&stat).kind == Kind::File => {
-            check_age(&stat, retain, "replace the file").map(|()| Some(Stat::of(&stat).bytes))
+        Err(error) => Err(fail(error)),
+        Ok(look) if look.is_mount_point => Err(fail(Errno::EXDEV)),
+        Ok(look) if look.stat.kind == Kind::File => {
+            check_age(&look, retain, "replace the file").map(|()| Some(look.stat.bytes))
         }
         Ok(_) => {
             let doing = "replace what stands under this name: it is not a regular file";

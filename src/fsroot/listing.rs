@@ -1,12 +1,12 @@
 //! Directories, read as they come: no sorting, no limit, no memory that grows.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::dir::{Dir, OwningIter};
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::sys::stat::fstat;
 
+use super::look::Look;
 use super::{FsError, Kind, Stat};
 use crate::types::limits::RESERVED_PREFIX;
 
@@ -26,7 +26,7 @@ pub struct Entry {
 }
 
 /// A directory being read. Names that are ftd's own do not appear; what vanishes meanwhile is
-/// left out; what lies on another file system is [`Kind::Other`].
+/// left out; a mount point, and what lies on another file system, is [`Kind::Other`].
 pub struct Listing {
     entries: OwningIter,
     directory: OwnedFd,
@@ -38,15 +38,6 @@ impl Listing {
         let device = fstat(&directory)?.st_dev;
         let entries = Dir::from_fd(directory.try_clone().map_err(|_| Errno::EMFILE)?)?.into_iter();
         Ok(Self { entries, directory, device })
-    }
-
-    fn describe(&self, name: &std::ffi::CStr) -> nix::Result<FileStat> {
-        // AT_NO_AUTOMOUNT: looking must not mount anything.
-        fstatat(
-            self.directory.as_fd(),
-            name,
-            AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT,
-        )
     }
 }
 
@@ -63,10 +54,9 @@ impl Iterator for Listing {
             if matches!(name, b"." | b"..") || name.starts_with(RESERVED_PREFIX) {
                 continue;
             }
-            match self.describe(entry.file_name()) {
-                Ok(raw) => {
-                    let mut stat = Stat::of(&raw);
-                    if raw.st_dev != self.device {
+            match Look::at(&self.directory, entry.file_name()) {
+                Ok(Look { mut stat, identity, is_mount_point, .. }) => {
+                    if is_mount_point || identity.0 != self.device {
                         (stat.kind, stat.bytes) = (Kind::Other, 0);
                     }
                     let Stat { kind, bytes, mtime_ns, mode, .. } = stat;

@@ -18,6 +18,7 @@ mod ledger;
 #[cfg(test)]
 mod ledger_tests;
 mod listing;
+mod look;
 mod made;
 mod open;
 mod partial;
@@ -72,14 +73,19 @@ pub struct Stat {
 
 impl Stat {
     fn of(stat: &FileStat) -> Self {
-        let kind = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        Self::from_parts(stat.st_mode, bytes, (stat.st_mtime, stat.st_mtime_nsec))
+    }
+
+    /// The same of what the kernel tells in another form: mode, size, and seconds and nanoseconds.
+    fn from_parts(mode: u32, bytes: u64, modified: (i64, i64)) -> Self {
+        let kind = match SFlag::from_bits_truncate(mode) & SFlag::S_IFMT {
             SFlag::S_IFREG => Kind::File,
             SFlag::S_IFDIR => Kind::Directory,
             _ => Kind::Other,
         };
-        let bytes = if kind == Kind::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
-        let mtime_ns =
-            stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);
-        Self { kind, bytes, mtime_ns, mode: stat.st_mode & 0o777, digest: None }
+        let bytes = if kind == Kind::File { bytes } else { 0 };
+        let mtime_ns = modified.0.saturating_mul(1_000_000_000).saturating_add(modified.1);
+        Self { kind, bytes, mtime_ns, mode: mode & 0o777, digest: None }
     }
 }

@@ -18,16 +18,26 @@ use thiserror::Error;
 use xattr::FileExt as _;
 
 use super::StagingPlace;
+use super::look::Look;
 use super::resolve::{DIRECTORY, open_below};
 
 /// The daemon's staging directory, at the top of its tree.
 const STAGE: &str = ".ftd-stage";
 
-/// File systems that nix has no name for: SMB 2 and later, Ceph, sysfs.
+/// The same for whoever does not tell capitals from small letters.
+const STAGE_IN_CAPITALS: &str = ".FTD-STAGE";
+
+/// File systems that nix has no name for: SMB 2 and later, Ceph, 9p, Lustre, the kernel's own AFS, shared
+/// folders of `VirtualBox`, sysfs; and FUSE, behind which may be anything.
 const CIFS_SUPER_MAGIC: i64 = 0xFF53_4D42;
 const SMB2_SUPER_MAGIC: i64 = 0xFE53_4D42;
 const CEPH_SUPER_MAGIC: i64 = 0x00C3_6400;
+const V9FS_MAGIC: i64 = 0x0102_1997;
+const LUSTRE_SUPER_MAGIC: i64 = 0x0BD0_0BD0;
+const AFS_FS_MAGIC: i64 = 0x6B41_4653;
+const VBOXSF_SUPER_MAGIC: i64 = 0x786F_4256;
 const SYSFS_MAGIC: i64 = 0x6265_6572;
+const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 
 /// Why a directory cannot be served.
 #[derive(Debug, Error)]
@@ -88,9 +98,8 @@ pub(super) fn open_top(path: &Path, place: StagingPlace) -> Result<OwnedFd, Open
     faccessat(&top, ".", writable, nix::fcntl::AtFlags::AT_EACCESS).map_err(|_| {
         unfit("ftd's account may not write there; give it the directory with: chown")
     })?;
-    if place == StagingPlace::Directory
-        && is_remote(fstatfs(&top).map_err(kernel)?.filesystem_type())
-    {
+    let disk = Disk::of(fstatfs(&top).map_err(kernel)?.filesystem_type());
+    if place == StagingPlace::Directory && disk == Disk::Elsewhere {
         return Err(unfit(
             "network and kernel file systems cannot keep ftd's promise; use a local disk",
         ));
@@ -118,17 +127,54 @@ fn prove_confinement(top: &OwnedFd, name: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn is_remote(kind: FsType) -> bool {
-    let named = [
-        NFS_SUPER_MAGIC,
-        SMB_SUPER_MAGIC,
-        AFS_SUPER_MAGIC,
-        CODA_SUPER_MAGIC,
-        NCP_SUPER_MAGIC,
-        PROC_SUPER_MAGIC,
-    ];
-    let numbered = [CIFS_SUPER_MAGIC, SMB2_SUPER_MAGIC, CEPH_SUPER_MAGIC, SYSFS_MAGIC];
-    named.contains(&kind) || numbered.contains(&kind.0)
+/// Where what is flushed ends up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Disk {
+    /// On a disk of this machine, or in its memory, as far as the kernel knows.
+    Here,
+    /// On another machine, or nowhere.
+    Elsewhere,
+    /// A process serves the file system, and it alone knows.
+    Unknown,
+}
+
+impl Disk {
+    pub(super) fn of(kind: FsType) -> Self {
+        let named = [
+            NFS_SUPER_MAGIC,
+            SMB_SUPER_MAGIC,
+            AFS_SUPER_MAGIC,
+            CODA_SUPER_MAGIC,
+            NCP_SUPER_MAGIC,
+            PROC_SUPER_MAGIC,
+        ];
+        let numbered = [
+            CIFS_SUPER_MAGIC,
+            SMB2_SUPER_MAGIC,
+            CEPH_SUPER_MAGIC,
+            V9FS_MAGIC,
+            LUSTRE_SUPER_MAGIC,
+            AFS_FS_MAGIC,
+            VBOXSF_SUPER_MAGIC,
+            SYSFS_MAGIC,
+        ];
+        if named.contains(&kind) || numbered.contains(&kind.0) {
+            Self::Elsewhere
+        } else if kind.0 == FUSE_SUPER_MAGIC {
+            Self::Unknown
+        } else {
+            Self::Here
+        }
+    }
+}
+
+/// Whether two names of a directory are one, as they are where case is folded.
+fn are_one(directory: &OwnedFd, one: &str, other: &str) -> bool {
+    let identity = |name: &str| {
+        let look = Look::at(directory, name).ok().filter(|look| !look.is_mount_point);
+        look.map(|look| look.identity)
+    };
+    identity(one).is_some_and(|found| identity(other) == Some(found))
 }
 
 /// Opens the staging directory, makes it if it is missing, and tries in it what a commit will need.
@@ -175,6 +221,11 @@ pub(super) fn find_staging(top: &OwnedFd, name: &str) -> Result<Option<OwnedFd>,
         Err(Errno::EACCES) => return Err(unfit(FOREIGN)),
         opened => opened.map_err(kernel)?,
     };
+    if are_one(top, STAGE, STAGE_IN_CAPITALS) {
+        let what = "names that differ in case are one there, so that rules for paths could be got round; \
+                    use a directory that folds no case (ext4, f2fs, tmpfs: without chattr +F)";
+        return Err(OpenError::Unfit { path: name.to_owned(), what });
+    }
     let (above, stat) = (fstat(top).map_err(kernel)?, fstat(&stage).map_err(kernel)?);
     if above.st_dev != stat.st_dev {
         return Err(unfit("it must lie on the root's own file system"));
@@ -212,4 +263,57 @@ fn try_out(stage: &OwnedFd) -> Result<(), (&'static str, Errno)> {
         let _ = unlinkat(stage, name, UnlinkatFlags::NoRemoveDir); // One of the two is there.
     }
     tried
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+    /// G-02: numbers as statfs(2) and the kernel's magic.h have them.
+    #[test]
+    fn a_disk_that_is_not_here_is_told_by_its_file_system() {
+        for (kind, disk, name) in [
+            (0x6969, Disk::Elsewhere, "NFS"),
+            (0x517B, Disk::Elsewhere, "SMB"),
+            (0xFF53_4D42, Disk::Elsewhere, "CIFS"),
+            (0xFE53_4D42, Disk::Elsewhere, "SMB 2"),
+            (0x00C3_6400, Disk::Elsewhere, "Ceph"),
+            (0x0102_1997, Disk::Elsewhere, "9p"),
+            (0x0BD0_0BD0, Disk::Elsewhere, "Lustre"),
+            (0x5346_414F, Disk::Elsewhere, "OpenAFS"),
+            (0x6B41_4653, Disk::Elsewhere, "AFS"),
+            (0x7375_7245, Disk::Elsewhere, "Coda"),
+            (0x786F_4256, Disk::Elsewhere, "shared folders of VirtualBox"),
+            (0x9FA0, Disk::Elsewhere, "procfs"),
+            (0x6265_6572, Disk::Elsewhere, "sysfs"),
+            (0x6573_5546, Disk::Unknown, "FUSE"),
+            (0xEF53, Disk::Here, "ext4"),
+            (0x5846_5342, Disk::Here, "XFS"),
+            (0x9123_683E, Disk::Here, "Btrfs"),
+            (0x2FC1_2FC1, Disk::Here, "ZFS"),
+            (0xF2F5_2010, Disk::Here, "F2FS"),
+            (0x0102_1994, Disk::Here, "tmpfs"),
+            (0x794C_7630, Disk::Here, "overlayfs"),
+        ] {
+            assert_eq!(Disk::of(FsType(kind)), disk, "{name}");
+        }
+    }
+
+    /// G-02 in small: a directory that folds case gives one file under both names, as a second link does.
+    #[test]
+    fn names_are_one_when_they_lead_to_one_file() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let top: OwnedFd = File::open(directory.path())?.into();
+        std::fs::write(directory.path().join("a"), "")?;
+        assert!(!are_one(&top, "a", "A"), "the other is missing");
+        assert!(!are_one(&top, "B", "b"), "both are missing");
+        std::fs::write(directory.path().join("A"), "")?;
+        assert!(!are_one(&top, "a", "A"), "two files");
+        std::fs::remove_file(directory.path().join("A"))?;
+        std::fs::hard_link(directory.path().join("a"), directory.path().join("A"))?;
+        assert!(are_one(&top, "a", "A"));
+        Ok(())
+    }
 }

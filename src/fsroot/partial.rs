@@ -5,7 +5,6 @@
 //! is found is written at the moment.
 
 use std::fs::File;
-use std::time::SystemTime;
 
 use nix::sys::stat::fstat;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
@@ -29,7 +28,7 @@ impl Tree {
         file.try_lock().ok()?;
         let owner = checkpoint.owner;
         let upload =
-            Upload { owner: owner.clone(), since: SystemTime::now(), busy: false, hold: None };
+            Upload { owner: owner.clone(), since: self.uploads.now(), busy: false, hold: None };
         self.uploads.enter(id, upload);
         Some((owner, Kept { id, offset: checkpoint.offset, state: checkpoint.state }))
     }

@@ -123,6 +123,24 @@ fn a_commit_makes_what_is_missing_and_keeps_the_digest() -> TestResult {
     Ok(())
 }
 
+/// A hard link leads out of every tree: its content is read, and nothing is written through it.
+#[test]
+fn a_link_to_a_file_outside_is_read_and_never_written_through() -> TestResult {
+    let place = Place::new()?;
+    let secret = place.path("../outside/secret");
+    for name in ["a", "b", "c"] {
+        std::fs::hard_link(&secret, place.path(name))?;
+    }
+    assert_eq!(place.tree.open_file(&rel("a")?)?.stat().bytes, 6);
+    place.put("a", b"new", true)?;
+    place.tree.remove(&rel("b")?, None)?;
+    let replacing = Moving { replace: true, ..Moving::default() };
+    assert!(place.tree.rename(&rel("c")?, &rel("a")?, replacing)?);
+    assert_eq!(std::fs::read_to_string(&secret)?, "secret");
+    assert_eq!(std::fs::read_to_string(place.path("a"))?, "secret", "it is the link, moved");
+    Ok(())
+}
+
 #[test]
 fn a_commit_that_fails_leaves_no_trace() -> TestResult {
     let place = Place::new()?;

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::fstatvfs;
 
 use super::commit::existing_file;
 use super::ledger::{Delta, Hold, Ledger};
+use super::look::Look;
 use super::made::Unflushed;
-use super::open::{OpenError, find_staging, open_staging, open_top};
-use super::resolve::{component, open_below, open_directory};
+use super::open::{Disk, OpenError, find_staging, open_staging, open_top};
+use super::resolve::{open_below, open_directory};
 use super::uploads::Uploads;
 use super::{FsError, Kind, Listing, Staging, Stat, attribute};
 use crate::types::{Durability, ErrorCode, Quota, RelPath, Reserve};
@@ -138,6 +140,15 @@ impl Tree {
         Some((stat.st_uid, stat.st_gid))
     }
 
+    /// What an administrator should know about the file system, although it is served.
+    pub fn caution(&self) -> Option<&'static str> {
+        let kind = fstatfs(&self.top).ok()?.filesystem_type();
+        (Disk::of(kind) == Disk::Unknown).then_some(
+            "a FUSE process serves this file system: whether what is flushed is on a disk is its word alone; \
+             use a local disk where \"stored\" has to survive a power cut",
+        )
+    }
+
     /// The descriptor of the top, for a sandbox rule.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.top.as_fd()
@@ -234,7 +245,7 @@ impl Tree {
     /// Describes a name itself, not what a link points to; `None` is the top.
     ///
     /// # Errors
-    /// As stat(2).
+    /// As stat(2); `Denied` for a mount point.
     pub fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {
         let fail = FsError::at("look at the name");
         let Some(path) = path else {
@@ -242,12 +253,7 @@ impl Tree {
         };
         let (parent, name) = path.split_last();
         let parent = open_directory(&self.top, parent.as_ref()).map_err(&fail)?;
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT;
-        let raw = fstatat(&parent, component(&name), flags).map_err(&fail)?;
-        if raw.st_dev != fstat(&parent).map_err(&fail)?.st_dev {
-            return Err(fail(Errno::EXDEV));
-        }
-        let stat = Stat::of(&raw);
+        let stat = Look::within(&parent, &name).map_err(fail)?.stat;
         match stat.kind {
             // Only the file itself has its digest; if it is another one by now, so be it.
             Kind::File => Ok(self.open_file(path).map_or(stat, |file| file.stat)),

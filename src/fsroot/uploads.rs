@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant};
 
 use super::ledger::Hold;
 use super::tree::StagingPlace;
@@ -81,12 +81,15 @@ pub(super) enum Unavailable {
     Busy,
 }
 
+/// Nanoseconds since the table was made, by a clock that nobody sets; less than 0 for what is older.
+pub(super) type Moment = i64;
+
 /// One upload.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) owner: Owner,
     /// When it was last written.
-    pub(super) since: SystemTime,
+    pub(super) since: Moment,
     /// Whether a transfer writes it.
     pub(super) busy: bool,
     /// What it takes of quotas while nobody writes it.
@@ -94,12 +97,31 @@ pub(super) struct Upload {
 }
 
 /// All uploads that can be continued, or will be when they are cut.
-#[derive(Debug, Default)]
-pub(super) struct Uploads(Mutex<HashMap<UploadId, Upload>>);
+#[derive(Debug)]
+pub(super) struct Uploads {
+    table: Mutex<HashMap<UploadId, Upload>>,
+    made: Instant,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self { table: Mutex::default(), made: Instant::now() }
+    }
+}
 
 impl Uploads {
     fn table(&self) -> MutexGuard<'_, HashMap<UploadId, Upload>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This moment.
+    pub(super) fn now(&self) -> Moment {
+        nanoseconds(self.made.elapsed())
+    }
+
+    /// The moment so long ago.
+    pub(super) fn ago(&self, age: Duration) -> Moment {
+        self.now().saturating_sub(nanoseconds(age))
     }
 
     /// Takes up what a transfer writes, or what a start has found.
@@ -132,17 +154,12 @@ impl Uploads {
 
     /// Gives an upload back, to be continued later. What must make room for it is given, and is no
     /// longer known: others of the same owner, and the oldest of a user who has too many.
-    pub(super) fn release(
-        &self,
-        id: UploadId,
-        now: SystemTime,
-        hold: Option<Hold>,
-    ) -> Vec<UploadId> {
+    pub(super) fn release(&self, id: UploadId, now: Moment, hold: Option<Hold>) -> Vec<UploadId> {
         let mut table = self.table();
         let Some(upload) = table.get_mut(&id) else { return Vec::new() };
         (upload.busy, upload.since, upload.hold) = (false, now, hold);
         let owner = upload.owner.clone();
-        let mut gone = take_others(&mut table, id, &owner);
+        let mut gone = take_others(&mut table, Some(id), &owner);
         let mut own: Vec<_> = table
             .iter()
             .filter(|(_, upload)| upload.owner.user == owner.user && !upload.busy)
@@ -159,7 +176,12 @@ impl Uploads {
     pub(super) fn stored(&self, id: UploadId, owner: &Owner) -> Vec<UploadId> {
         let mut table = self.table();
         table.remove(&id);
-        take_others(&mut table, id, owner)
+        take_others(&mut table, Some(id), owner)
+    }
+
+    /// Forgets and gives what is kept for an owner, because something else is stored in its place.
+    pub(super) fn replace(&self, owner: &Owner) -> Vec<UploadId> {
+        take_others(&mut self.table(), None, owner)
     }
 
     /// Forgets an upload that is removed.
@@ -168,7 +190,7 @@ impl Uploads {
     }
 
     /// Forgets and gives what nobody has written since `before`.
-    pub(super) fn expire(&self, before: SystemTime) -> Vec<UploadId> {
+    pub(super) fn expire(&self, before: Moment) -> Vec<UploadId> {
         let mut table = self.table();
         let is_old = |upload: &Upload| !upload.busy && upload.since < before;
         let gone: Vec<_> =
@@ -178,25 +200,29 @@ impl Uploads {
     }
 }
 
+fn nanoseconds(duration: Duration) -> Moment {
+    Moment::try_from(duration.as_nanos()).unwrap_or(Moment::MAX)
+}
+
 /// Takes all kept uploads of an owner but one out of the table.
 fn take_others(
     table: &mut HashMap<UploadId, Upload>,
-    id: UploadId,
+    id: Option<UploadId>,
     owner: &Owner,
 ) -> Vec<UploadId> {
     let others: Vec<_> = table
         .iter()
-        .filter(|(other, upload)| **other != id && upload.owner == *owner && !upload.busy)
+        .filter(|(other, upload)| Some(**other) != id && upload.owner == *owner && !upload.busy)
         .map(|(id, _)| *id)
         .collect();
-    table.retain(|id, _| !others.contains(id));
+    for other in &others {
+        table.remove(other);
+    }
     others
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -209,12 +235,12 @@ mod tests {
     /// being written is never swept.
     #[test]
     fn an_upload_has_one_owner_and_one_writer() -> TestResult {
-        let (table, now) = (Uploads::default(), SystemTime::now());
+        let (table, now) = (Uploads::default(), 7);
         let (alice, bob) = (owner("alice", "f")?, owner("bob", "f")?);
         let id = UploadId(7);
         table.enter(id, Upload { owner: alice.clone(), since: now, busy: true, hold: None });
         assert_eq!(table.find(&alice), Err(Unavailable::Busy));
-        assert!(table.expire(now + Duration::from_secs(9)).is_empty());
+        assert!(table.expire(now + 9).is_empty());
         assert!(table.release(id, now, None).is_empty());
         assert_eq!((table.find(&alice), table.find(&bob)), (Ok(id), Err(Unavailable::Missing)));
         assert_eq!(table.claim(id, &bob).err(), Some(Unavailable::Missing));
@@ -222,7 +248,7 @@ mod tests {
         assert!(table.claim(id, &alice).is_ok());
         assert_eq!(table.claim(id, &alice).err(), Some(Unavailable::Busy));
         table.release(id, now, None);
-        assert_eq!(table.expire(now + Duration::from_secs(9)), [id]);
+        assert_eq!(table.expire(now + 9), [id]);
         assert_eq!(table.find(&alice), Err(Unavailable::Missing));
         Ok(())
     }
@@ -230,10 +256,10 @@ mod tests {
     /// R-16 in small: of one user the youngest are kept, and one for each path.
     #[test]
     fn the_oldest_make_room() -> TestResult {
-        let (table, start) = (Uploads::default(), SystemTime::now());
+        let (table, start) = (Uploads::default(), 7);
         let mut gone = Vec::new();
         for number in 0..100_u32 {
-            let (id, since) = (UploadId(number.into()), start + Duration::from_secs(number.into()));
+            let (id, since) = (UploadId(number.into()), start + Moment::from(number));
             let owner = owner("alice", &format!("f{number}"))?;
             table.enter(id, Upload { owner, since, busy: true, hold: None });
             gone.extend(table.release(id, since, None));
@@ -245,6 +271,23 @@ mod tests {
             Upload { owner: owner("alice", "f99")?, since: start, busy: true, hold: None },
         );
         assert_eq!(table.release(again, start, None), [UploadId(99)]);
+        Ok(())
+    }
+
+    /// C-11 in small: age is told by a clock that nobody sets, and reaches back behind the start.
+    #[test]
+    fn age_is_counted_from_the_start_in_both_directions() -> TestResult {
+        let table = Uploads::default();
+        let hour = Duration::from_hours(1);
+        let (old, young) = (table.ago(2 * hour), table.now());
+        assert!(old < 0 && old < young && young <= table.now());
+        assert!(table.ago(Duration::MAX) < old, "the longest is no overflow");
+        for (id, since) in [(UploadId(1), old), (UploadId(2), young)] {
+            let owner = owner("alice", &format!("{id}"))?;
+            table.enter(id, Upload { owner, since, busy: false, hold: None });
+        }
+        assert_eq!(table.expire(table.ago(3 * hour)), []);
+        assert_eq!(table.expire(table.ago(hour)), [UploadId(1)]);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::batches::Batches;
-use super::receive::{look, open, receive_on, terms};
+use super::receive::{forget_kept, look, open, receive_on, terms};
 use super::{
     Buffer, Committed, Incoming, LINGER, Part, Seal, Sink, TransferError, Verified, Workers,
 };
@@ -91,12 +91,15 @@ fn commit<S: Sink>(store: &S, batch: Vec<Waiting>) {
         match verify(store, &incoming, content, seal) {
             Ok(file) => {
                 verified.push((file, incoming.target.clone(), terms(&incoming)));
-                waiting.push(done);
+                waiting.push((done, incoming.keep));
             }
             Err(error) => drop(done.send(Err(error))), // Who no longer waits needs no answer.
         }
     }
-    for (done, outcome) in waiting.into_iter().zip(Verified::commit_all(verified)) {
+    for ((done, keep), outcome) in waiting.into_iter().zip(Verified::commit_all(verified)) {
+        if outcome.is_ok() {
+            forget_kept(store, keep.as_ref());
+        }
         drop(done.send(outcome));
     }
 }

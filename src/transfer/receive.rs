@@ -31,15 +31,17 @@ pub struct Incoming {
     pub mode: Option<u32>,
     /// Time of modification, nanoseconds since 1970.
     pub mtime_ns: Option<i64>,
-    /// For whom what has arrived is kept when the transfer is cut.
+    /// For whom it is, and what is kept when the transfer is cut; `None` where nothing ever is.
     pub keep: Option<Keep>,
 }
 
-/// How a transfer that is cut is gone on with.
+/// Whose a transfer is, and how it is gone on with when it is cut.
 #[derive(Clone, Debug)]
 pub struct Keep {
-    /// For whom.
+    /// For whom. What is kept for him already goes when this is stored.
     pub owner: Owner,
+    /// Whether what has arrived is kept.
+    pub resumable: bool,
     /// Which upload this one continues, and from which byte on.
     pub resume: Option<(UploadId, u64)>,
 }
@@ -131,7 +133,9 @@ impl<S: Sink> Progress<S> {
             Some(Part::Data(buffer)) => staged.write(buffer.content())?,
             Some(Part::End(seal)) => {
                 let verified = staged.verify(seal)?;
-                return verified.commit(&self.incoming.target, &terms(&self.incoming)).map(Some);
+                let stored = verified.commit(&self.incoming.target, &terms(&self.incoming))?;
+                forget_kept(&*self.store, self.incoming.keep.as_ref());
+                return Ok(Some(stored));
             }
             Some(Part::Failed(error)) => return Err(error),
             Some(Part::Begin(..) | Part::Whole(_) | Part::Entries(_) | Part::Listed(_)) => {
@@ -156,20 +160,28 @@ pub(super) fn open<S: Sink>(
     incoming: &Incoming,
 ) -> Result<Staged<S::Staging>, TransferError> {
     let Incoming { announced, bytes_max, ref keep, .. } = *incoming;
-    let resume = keep.as_ref().and_then(|keep| keep.resume.map(|at| (&keep.owner, at)));
-    let mut staged = match (resume, keep) {
-        (Some((owner, (id, offset))), _) => {
-            let (staging, state) = store.resume(owner, id, offset)?;
-            Staged::resumed(staging, &state, offset, bytes_max)?
+    let mut staged = match keep {
+        Some(Keep { owner, resume: Some((id, offset)), .. }) => {
+            let (staging, state) = store.resume(owner, *id, *offset)?;
+            Staged::resumed(staging, &state, *offset, bytes_max)?
         }
-        (None, Some(keep)) => Staged::new(store.stage_for(&keep.owner, announced)?, bytes_max),
-        (None, None) => Staged::new(store.stage(&incoming.target)?, bytes_max),
+        Some(Keep { owner, resumable: true, .. }) => {
+            Staged::new(store.stage_for(owner, announced)?, bytes_max)
+        }
+        _ => Staged::new(store.stage(&incoming.target)?, bytes_max),
     };
     if let Some(Err(error)) = announced.map(|bytes| staged.reserve(bytes)) {
         staged.leave(); // There may be room another day.
         return Err(error);
     }
     Ok(staged)
+}
+
+/// A file is stored: what was kept of others in its place is of no use any more.
+pub(super) fn forget_kept<S: Sink>(store: &S, keep: Option<&Keep>) {
+    if let Some(keep) = keep {
+        store.forget_kept(&keep.owner);
+    }
 }
 
 /// What the commit may do.

@@ -30,6 +30,8 @@ pub trait Sink: Send + Sync + 'static {
     ) -> Result<(Self::Staging, Vec<u8>), FsError> {
         Err(FsError::new(ErrorCode::NotFound, "resume: nothing is kept here", None))
     }
+    /// Removes what is kept for this owner, in whose place something is stored.
+    fn forget_kept(&self, _owner: &Owner) {}
     /// Describes a name; `None` is the top.
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError>;
     /// Refuses early what the commit would: a name whose file was stored less than `retain` ago.
@@ -137,6 +139,10 @@ impl Sink for Tree {
         offset: u64,
     ) -> Result<(StagingFile, Vec<u8>), FsError> {
         Tree::resume(self, owner, id, offset)
+    }
+
+    fn forget_kept(&self, owner: &Owner) {
+        Tree::forget_kept(self, owner);
     }
 
     fn stat(&self, path: Option<&RelPath>) -> Result<Stat, FsError> {

@@ -13,6 +13,9 @@ pub const PATH_COMPONENTS_MAX: usize = 64;
 /// Bytes in a user's home below the root.
 pub const HOME_BYTES_MAX: usize = 90;
 
+/// Components in a user's home: every other byte is a slash.
+pub const HOME_COMPONENTS_MAX: usize = HOME_BYTES_MAX.div_ceil(2);
+
 /// Names that start so belong to ftd itself; a client can neither see nor ask for them.
 pub const RESERVED_PREFIX: &[u8] = b".ftd-";
 

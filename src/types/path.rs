@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::Escaped;
-use super::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, RESERVED_PREFIX};
+use super::limits::{
+    HOME_BYTES_MAX, HOME_COMPONENTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX,
+    RESERVED_PREFIX,
+};
 
 /// A path that a client may ask for: relative, with no empty, `.`, `..` or reserved component.
 ///
@@ -114,10 +117,28 @@ impl RelPath {
     /// # Errors
     /// The first rule that is broken.
     pub fn parse(raw: &[u8]) -> Result<Self, NameError> {
+        Self::parse_within(raw, PATH_BYTES_MAX, PATH_COMPONENTS_MAX)
+    }
+
+    /// Checks a path with a home in front, which [`RelPath::below`] has made and a file has kept: it may be
+    /// longer and deeper than what a peer may spell.
+    ///
+    /// # Errors
+    /// As [`RelPath::parse`].
+    pub fn parse_joined(raw: &[u8]) -> Result<Self, NameError> {
+        let bytes_max = HOME_BYTES_MAX + 1 + PATH_BYTES_MAX;
+        Self::parse_within(raw, bytes_max, HOME_COMPONENTS_MAX + PATH_COMPONENTS_MAX)
+    }
+
+    fn parse_within(
+        raw: &[u8],
+        bytes_max: usize,
+        components_max: usize,
+    ) -> Result<Self, NameError> {
         if raw.is_empty() {
             return Err(NameError::Empty);
         }
-        if raw.len() > PATH_BYTES_MAX {
+        if raw.len() > bytes_max {
             return Err(NameError::TooLong { bytes: raw.len() });
         }
         if raw.contains(&0) {
@@ -130,7 +151,7 @@ impl RelPath {
             return Err(NameError::TrailingSlash);
         }
         let components = raw.split(|byte| *byte == b'/').count();
-        if components > PATH_COMPONENTS_MAX {
+        if components > components_max {
             return Err(NameError::TooDeep { components });
         }
         for (index, part) in raw.split(|byte| *byte == b'/').enumerate() {
