@@ -62,7 +62,7 @@ pub(super) async fn run<S: Store>(
     let limits = settings.limits.clone();
     let pool = Pool::new(limits.buffer_memory);
     let workers = Workers::new(limits.file_workers);
-    quota::enforce(&store, &settings).await?;
+    quota::enforce(&store, &settings);
     let users = Users::new(&settings, &pool, &workers, None);
     let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));
     let (phase, phase_seen) = watch::channel(Phase::Serving);
@@ -96,7 +96,7 @@ pub(super) async fn run<S: Store>(
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify::tell(&[NotifyState::Reloading, now]);
                 }
-                let said = match reload(&file, &sweeper, &live, &pool, &workers).await {
+                let said = match reload(&file, &sweeper, &live, &pool, &workers) {
                     Ok(users) => {
                         tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
                         "; last reload taken".to_owned()
@@ -144,8 +144,8 @@ pub(super) async fn run<S: Store>(
     Ok(())
 }
 
-/// Puts a new configuration in force, whole, or none of it.
-async fn reload<S: Store>(
+/// Puts a new configuration in force, whole, or none of it. Waits for nothing that runs: signals are heard.
+fn reload<S: Store>(
     file: &ConfigFile,
     store: &Arc<S>,
     live: &watch::Sender<Arc<Live>>,
@@ -158,7 +158,7 @@ async fn reload<S: Store>(
     if !fixed.is_empty() {
         return Err(format!("a change of {} needs a restart", fixed.join(", ")));
     }
-    quota::enforce(store, &settings).await.map_err(|error| error.to_string())?;
+    quota::enforce(store, &settings);
     let users = Users::new(&settings, pool, workers, Some(&before.users));
     let count = settings.users.len();
     live.send_replace(Arc::new(Live { settings, users }));
