@@ -390,14 +390,17 @@ async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> R
     let hidden = hidden_in(&job.user.principal, directory.as_ref());
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let store = Arc::clone(&job.session.server.store);
-    let listed = list(store, target, &hidden, &outbox, &job.user.workers).await;
+    let listed = list(store, target.clone(), &hidden, &outbox, &job.user.workers).await;
+    log_look(&job, target.as_ref(), listed.as_ref().err());
     let _ = outbox.send(listed.map_or_else(Part::Failed, Part::Listed)).await;
     Ok(())
 }
 
 async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
     let target = job.admit_or_home(path, |path| Action::Stat { path })?;
-    let found = job.on_disk(move |store| store.stat(target.as_ref())).await;
+    let wanted = target.clone();
+    let found = job.on_disk(move |store| store.stat(wanted.as_ref())).await;
+    log_look(&job, target.as_ref(), found.as_ref().err());
     let last = found.map_or_else(|error| failed(&error), Final::Stat);
     let _ = job.session.answers.send((job.id, last)).await;
     Ok(())
@@ -470,6 +473,16 @@ pub(super) fn log_turned_away(user: &User, peer: &Peer, address: &str, reason: &
         suppressed,
         "connect refused",
     );
+}
+
+/// One line for a look that failed. None for one that found something, nor for one that found nothing there.
+fn log_look<S: Store>(job: &Job<'_, S>, path: Option<&RelPath>, failed: Option<&TransferError>) {
+    if let Some(error) = failed
+        && !matches!(error, TransferError::Aborted)
+        && !matches!(error.code(), ErrorCode::NotFound | ErrorCode::WrongType)
+    {
+        log(job, path, None, Err(error));
+    }
 }
 
 /// One line for a request that was carried out, well or not.
