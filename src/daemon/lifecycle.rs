@@ -1,6 +1,7 @@
 //! The daemon's life: signals, reloads, the drain, and what systemd is told of them.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval, interval_at, timeout};
 
 use super::journal::kind;
 use super::listener::{self, Bound, Gate};
@@ -19,10 +20,15 @@ use super::users::Users;
 use super::watchdog::Watchdog;
 use super::{notify, quota};
 use crate::config::{Settings, restart_needed};
+use crate::fsroot::FailedFlushes;
 use crate::transfer::{Pool, Store, Workers};
+use crate::types::Escaped;
 
 /// How often uploads are looked for that nobody went on with.
 const EXPIRY_EVERY: Duration = Duration::from_mins(10);
+
+/// How often flushes are looked for that have failed.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// The signals that end the daemon.
 struct Stop {
@@ -69,6 +75,7 @@ pub(super) async fn run<S: Store>(
     let (busy, mut all_done) = mpsc::channel(1);
     let (sweeper, mut expiry) =
         (Arc::clone(&store), interval_at(Instant::now() + EXPIRY_EVERY, EXPIRY_EVERY));
+    let mut health = interval(HEALTH_EVERY);
     let compressed = super::door::Count::default();
     let server = Server { store, live: live_seen, phase: phase_seen, busy, compressed };
     let gate = Gate::new(tls);
@@ -81,12 +88,15 @@ pub(super) async fn run<S: Store>(
     }
     drop(server);
     tokio::spawn(watchdog.run());
-    let status = |said: &str| {
-        let users = live.borrow().settings.users.len();
+    let (mut said, mut known) = (String::new(), FailedFlushes::default());
+    let status = |said: &str, failed: FailedFlushes| {
+        let settings = &live.borrow().settings;
+        let users = settings.users.len();
         let plural = if users == 1 { "" } else { "s" };
-        notify::shortened(format!("serving {users} user{plural}; {sandbox}{said}"))
+        let health = degraded(failed, settings).map(|told| told + "; ").unwrap_or_default();
+        notify::shortened(format!("serving {users} user{plural}; {health}{sandbox}{said}"))
     };
-    notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(""))]);
+    notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said, known))]);
     tracing::info!(name: kind::READY, "ready");
 
     loop {
@@ -96,7 +106,7 @@ pub(super) async fn run<S: Store>(
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify::tell(&[NotifyState::Reloading, now]);
                 }
-                let said = match reload(&file, &sweeper, &live, &pool, &workers) {
+                said = match reload(&file, &sweeper, &live, &pool, &workers) {
                     Ok(users) => {
                         tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
                         "; last reload taken".to_owned()
@@ -109,7 +119,18 @@ pub(super) async fn run<S: Store>(
                         format!("; last reload refused: {}", why.replace('\n', "; "))
                     }
                 };
-                notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said))]);
+                let failed = sweeper.failed_flushes();
+                notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said, failed))]);
+            }
+            _ = health.tick() => {
+                let failed = sweeper.failed_flushes();
+                if failed != known {
+                    known = failed;
+                    if let Some(told) = degraded(failed, &live.borrow().settings) {
+                        tracing::error!(name: kind::FAULT, "{told}; look at the disk, and at what was stored since");
+                    }
+                    notify::tell(&[NotifyState::Status(&status(&said, failed))]);
+                }
             }
             _ = expiry.tick() => {
                 let (store, age) = (Arc::clone(&sweeper), live.borrow().settings.limits.resume_expiry);
@@ -142,6 +163,12 @@ pub(super) async fn run<S: Store>(
     }
     tracing::info!(name: kind::STOPPED, "stopped");
     Ok(())
+}
+
+/// What is said of a disk once a flush has failed: for good, because nobody knows what it has lost.
+fn degraded(failed: FailedFlushes, settings: &Settings) -> Option<String> {
+    let root = settings.root.as_os_str().as_bytes();
+    (failed.count > 0).then(|| format!("DEGRADED: {failed} on {}", Escaped(root)))
 }
 
 /// Puts a new configuration in force, whole, or none of it. Waits for nothing that runs: signals are heard.

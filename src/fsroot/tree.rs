@@ -14,6 +14,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 
 use super::commit::existing_file;
+use super::flush::{FailedFlushes, Health};
 use super::ledger::{Delta, Hold, Ledger};
 use super::made::Unflushed;
 use super::open::{OpenError, find_staging, open_staging, open_top};
@@ -51,6 +52,7 @@ pub struct Tree {
     pub(super) unflushed: Arc<Unflushed>,
     pub(super) uploads: Arc<Uploads>,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) health: Arc<Health>,
 }
 
 /// A stored file, open for reading.
@@ -117,6 +119,7 @@ impl Tree {
             unflushed: Arc::default(),
             uploads: Arc::default(),
             ledger: Arc::default(),
+            health: Arc::default(),
         })
     }
 
@@ -181,6 +184,11 @@ impl Tree {
     /// which [`Tree::count`] does.
     pub fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve) {
         self.ledger.configure(homes, reserve);
+    }
+
+    /// The flushes that have failed since the tree was opened.
+    pub fn failed_flushes(&self) -> FailedFlushes {
+        self.health.failed()
     }
 
     /// Whether a change at this path need not wait for a count.

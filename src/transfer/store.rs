@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::fsroot::{
-    Entry, FsError, Kept, Listing, Moving, OpenFile, Order, Owner, Parents, Publish, Published,
-    Staging as StagingFile, Stat, Tree, UploadId, Usage,
+    Entry, FailedFlushes, FsError, Kept, Listing, Moving, OpenFile, Order, Owner, Parents, Publish,
+    Published, Staging as StagingFile, Stat, Tree, UploadId, Usage,
 };
 use crate::types::{ErrorCode, Quota, RelPath, Reserve};
 
@@ -57,6 +57,10 @@ pub trait Store: Sink {
     fn is_counted(&self, path: &RelPath) -> bool;
     /// Whether a file of so many bytes would find room.
     fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError>;
+    /// The flushes that have failed since the start; a place without a disk has none.
+    fn failed_flushes(&self) -> FailedFlushes {
+        FailedFlushes::default()
+    }
     /// Opens a stored file.
     fn open(&self, path: &RelPath) -> Result<Self::Source, FsError>;
     /// Makes a directory; gives how many were made.
@@ -170,6 +174,10 @@ impl Store for Tree {
 
     fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError> {
         Tree::check_room(self, target, bytes)
+    }
+
+    fn failed_flushes(&self) -> FailedFlushes {
+        Tree::failed_flushes(self)
     }
 
     fn expire(&self, age: Duration) -> usize {
