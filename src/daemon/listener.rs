@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::door::{Door, Reserve, Visitor, offence};
+use super::guard::alone;
 use super::journal::kind;
 use super::logging::Limiter;
 use super::server::{Phase, Server};
@@ -235,10 +236,11 @@ enum Accepted {
     Unix(UnixStream),
 }
 
-/// Gives a new connection its task.
+/// Gives a new connection its task. A panic in it ends the connection, and is told as that.
 fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visitor: Visitor) {
     let (gate, server) = (gate.clone(), server.clone());
-    tokio::spawn(async move {
+    let (outside, address) = (gate.clone(), visitor.address.clone());
+    let connection = async move {
         let outcome = tokio::select! {
             biased;
             outcome = authenticate(&gate, &server, accepted) => outcome,
@@ -255,6 +257,11 @@ fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visi
                 }
                 gate.complain(&visitor.address, &error);
             }
+        }
+    };
+    tokio::spawn(async move {
+        if alone(connection).await.is_none() {
+            outside.complain(&address, &"an internal error ended it");
         }
     });
 }

@@ -10,7 +10,7 @@ use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::{Peer, User};
-use super::{changes, quota, resume};
+use super::{changes, guard, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
@@ -87,13 +87,13 @@ pub(super) fn start_put<S: Store>(
         let _busy = session.server.busy.clone();
         let job = Job::new(&session, &user, id, "put");
         let target = incoming.target.clone();
-        let outcome = async {
+        let outcome = guard::alone(async {
             job.counted(&[&target]).await?;
             let committed = session.inbox.receive(incoming, queue, &user.workers).await?;
             let seal = committed.seal();
             Ok((Final::Stored(committed), Some(seal)))
-        };
-        let outcome = outcome.await;
+        });
+        let outcome = outcome.await.unwrap_or(Err(TransferError::Panicked));
         job.end(&target, None, &grant, outcome).await;
     });
 }
@@ -128,7 +128,8 @@ pub(super) fn start<S: Store>(
             | Request::Check { .. }
     );
     let session = Arc::clone(session);
-    let task = tokio::spawn(async move {
+    let (outside, owner) = (Arc::clone(&session), Arc::clone(&user));
+    let work = async move {
         let _busy = session.server.busy.clone();
         let job = |verb| Job::new(&session, &user, id, verb);
         let outcome = match request {
@@ -156,6 +157,13 @@ pub(super) fn start<S: Store>(
         if let Err((code, message)) = outcome {
             let _ =
                 session.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
+        }
+    };
+    let task = tokio::spawn(async move {
+        if guard::alone(work).await.is_none() {
+            let error = TransferError::Panicked;
+            log(&Job::new(&outside, &owner, id, "request"), None, None, Err(&error));
+            let _ = outside.answers.send((id, failed(&error))).await;
         }
     });
     only_reads.then(|| task.abort_handle())

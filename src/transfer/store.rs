@@ -1,5 +1,6 @@
 //! What a transfer needs of a place that keeps files.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::fsroot::{
@@ -104,7 +105,10 @@ pub trait Staging: Send + 'static {
     where
         Self: Sized,
     {
-        let commit = |order: Order<Self>| order.staging.commit(&order.target, &order.publish);
+        let commit = |order: Order<Self>| {
+            let commit = move || order.staging.commit(&order.target, &order.publish);
+            catch_unwind(AssertUnwindSafe(commit)).unwrap_or(Err(FsError::unknown_after_a_panic()))
+        };
         orders.into_iter().map(commit).collect()
     }
 }
