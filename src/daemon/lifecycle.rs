@@ -135,11 +135,11 @@ pub(super) async fn run<S: Store>(
             _ = expiry.tick() => {
                 let (store, age) = (Arc::clone(&sweeper), live.borrow().settings.limits.resume_expiry);
                 aside("ftd-sweep", move || {
-                    quota::count(&*store); // If any could not be, before.
                     let expired = store.expire(age);
                     if expired > 0 {
                         tracing::info!(expired, "removed uploads that nobody went on with");
                     }
+                    quota::count(&*store); // If any could not be, before; it may wait for the disk.
                 });
             }
             Some(ended) = listeners.join_next() => {

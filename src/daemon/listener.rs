@@ -26,6 +26,7 @@ use super::watchdog::Pulse;
 use crate::config::Listen;
 use crate::identity::peer_key;
 use crate::transfer::Store;
+use crate::types::ErrorCode;
 use crate::wire::{Connection, Socket, WireError};
 
 /// Connections that wait for their accept, as far as the kernel allows (`net.core.somaxconn`).
@@ -260,8 +261,11 @@ fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visi
         }
     };
     tokio::spawn(async move {
-        if alone(connection).await.is_none() {
-            outside.complain(&address, &"an internal error ended it");
+        if alone(connection).await.is_none()
+            && let Some(suppressed) = outside.noise.admit()
+        {
+            let (peer, result) = (address, ErrorCode::Internal.name());
+            tracing::error!(name: kind::CLOSED, peer, result, suppressed, "lost: an internal error");
         }
     });
 }

@@ -121,9 +121,9 @@ mod tests {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if std::thread::current().id() == own {
-                tell_panic(panic, &limiter)
+                tell_panic(panic, &limiter);
             } else {
-                before(panic)
+                before(panic);
             }
         }));
         tracing::subscriber::with_default(journal, || {

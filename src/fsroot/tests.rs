@@ -428,7 +428,7 @@ fn a_panic_in_a_batch_fails_its_own_file() -> TestResult {
         }
         let outcomes = Staging::commit_all(orders);
         let codes: Vec<_> =
-            outcomes.iter().map(|told| told.as_ref().err().map(|error| error.code())).collect();
+            outcomes.iter().map(|told| told.as_ref().err().map(FsError::code)).collect();
         let is_named = step == "panics-placed";
         let code = if is_named { ErrorCode::UnknownOutcome } else { ErrorCode::Internal };
         assert_eq!(codes, [None, Some(code), None], "{step}");

@@ -343,11 +343,11 @@ async fn in_one_batch<T>(workers: &Workers, work: impl Future<Output = T>) -> T 
     let (release, held) = std::sync::mpsc::channel::<()>();
     let taken = workers.clone();
     let holding = tokio::spawn(async move {
-        let hold = move || {
+        let wait = move || {
             let _ = started.send(());
             let _ = held.recv();
         };
-        taken.run(hold).await
+        taken.run(wait).await
     });
     assert!(starts.await.is_ok());
     // In this order: the work waits when the thread is let go.
