@@ -104,6 +104,42 @@ fn what_a_limit_or_the_protocol_refuses_leaves_a_line() -> TestResult {
     Ok(())
 }
 
+/// S-04, R-14: what the disk fails leaves a line whatever the verb, and a flood of that is counted; what is just
+/// not there leaves none where somebody only looked. Method: a directory that can be opened and not read.
+#[test]
+fn a_listing_and_a_look_that_the_disk_fails_leave_a_line() -> TestResult {
+    const FLOOD: u32 = 200;
+    let setup = Setup::new()?;
+    let place = setup.path("root/alice/d");
+    std::fs::create_dir_all(&place)?;
+    let place = place.to_str().ok_or("no UTF-8")?;
+    let inject = "inject=getdents64,newfstatat:error=EIO";
+    let daemon =
+        setup.start_traced(&["-P", place, "-e", "trace=getdents64,newfstatat", "-e", inject])?;
+    let mut raw = Raw::greeted(&daemon)?;
+    assert_eq!(raw.code_of(1, &json!({"verb": "stat", "path": "missing"}))?, "NOT_FOUND");
+    assert_eq!(raw.code_of(2, &json!({"verb": "stat", "path": "d/f"}))?, "IO");
+    for id in 3..3 + FLOOD {
+        assert_eq!(raw.code_of(id, &json!({"verb": "list", "path": "d"}))?, "IO");
+    }
+    drop(raw);
+    let log = daemon.wait_for_log("more requests were refused or failed")?;
+    let row = ["ERROR", "verb=\"stat\"", "path=\"alice/d/f\"", "result=\"IO\"", "reason=\"look at"];
+    assert_eq!(lines(&log, &row).len(), 1, "{log}");
+    let row = ["ERROR", "verb=\"list\"", "path=\"alice/d\"", "result=\"IO\"", "i/o error"];
+    let written = lines(&log, &row).len();
+    assert!(written > 0 && suppressed(&log) > 0, "{written} lines: {log}");
+    assert_eq!(written + suppressed(&log), FLOOD as usize, "every one is written or counted");
+    assert!(lines(&log, &["missing"]).is_empty(), "{log}");
+    Ok(())
+}
+
+/// How many lines were left out, by what the log says.
+fn suppressed(log: &str) -> usize {
+    let told = log.split("suppressed=").skip(1);
+    told.filter_map(|rest| rest.split([' ', '\n']).next()?.parse::<usize>().ok()).sum()
+}
+
 /// R-14; `FTD_REFUSALS` says how many.
 #[test]
 fn a_flood_of_refusals_is_counted_and_not_written() -> TestResult {
@@ -125,13 +161,7 @@ fn a_flood_of_refusals_is_counted_and_not_written() -> TestResult {
     let daemon: Daemon = daemon;
     let log = daemon.wait_for_log("more requests were refused or failed")?;
     let written = lines(&log, &["get refused"]).len();
-    let counted: usize = log
-        .lines()
-        .filter_map(|line| {
-            line.split("suppressed=").nth(1)?.split(' ').next()?.parse::<usize>().ok()
-        })
-        .sum();
-    assert_eq!(written + counted, requests, "every one is written or counted");
+    assert_eq!(written + suppressed(&log), requests, "every one is written or counted");
     println!("assurance: R-14 log: {requests} refusals make {written} lines, the rest is counted");
     assert!(written < requests / 10, "{written} lines");
     Ok(())

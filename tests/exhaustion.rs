@@ -1,5 +1,5 @@
 //! Goal: one user's load, or his disappearance, costs the others nothing and is over in time (R-07, R-09,
-//! R-10, R-11, R-13). Method: real daemon; what it holds is read from `/proc`; a network of the test's own.
+//! R-10, R-11, R-13, C-08). Method: real daemon; what it holds is read from `/proc`; a network of the test's own.
 #![allow(clippy::disallowed_methods, reason = "tests look at the daemon from outside")]
 
 mod support;
@@ -10,6 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use support::raw::{
     ABORT, ANSWER, CANCEL, DATA, ENTRIES, EOF, ERROR, REQUEST, Raw, TRAILER, frame, put, trailer,
@@ -260,7 +261,7 @@ struct Orphan(nix::unistd::Pid);
 
 impl Drop for Orphan {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::signal::kill(self.0, Signal::SIGKILL);
     }
 }
 
@@ -316,7 +317,7 @@ fn a_disk_that_hangs_under_one_user_holds_no_other_up_and_under_all_is_told() ->
     daemon.wait_for_log("no sign of life within 1s from the file threads")?;
 
     let strace = nix::unistd::Pid::from_raw(i32::try_from(daemon.child_id())?);
-    nix::sys::signal::kill(strace, nix::sys::signal::Signal::SIGKILL)?;
+    nix::sys::signal::kill(strace, Signal::SIGKILL)?;
     for _ in 0..PUTS {
         assert_eq!(alice.expect()?.kind, ANSWER);
         let answer = support::raw::receive_from(&mut carol)?.ok_or("carol is cut off")?;
@@ -328,6 +329,56 @@ fn a_disk_that_hangs_under_one_user_holds_no_other_up_and_under_all_is_told() ->
          of one user hang; the watchdog tells when all threads do"
     );
     daemon.assert_nothing_staged()
+}
+
+/// R-13, C-08: a reload beside a change that hangs. Others come in, list and make names as ever, also whom that
+/// reload gives a quota; a stop is heard; and what hung is finished when the disk is back. Method: whatever touches
+/// one directory of alice's hangs; one of her changes counts it, on its way to a home in hers.
+#[test]
+fn a_reload_beside_a_change_that_hangs_holds_nobody_up() -> TestResult {
+    let gone = json!({"verb": "remove", "path": "d/f"});
+    for (call, request) in [
+        ("unlinkat", &gone),
+        ("fsync", &gone),
+        ("mkdirat", &json!({"verb": "mkdir", "path": "d/new"})),
+        ("renameat2", &json!({"verb": "rename", "path": "d/f", "to": "d/g"})),
+        ("getdents64", &json!({"verb": "rename", "path": "d", "to": "in/d"})),
+    ] {
+        let setup = Setup::new()?;
+        setup.add_user("bob", "")?;
+        setup.add_user("carol", "home = \"alice/in\"\nquota = \"1MiB\"")?;
+        std::fs::create_dir_all(setup.path("root/alice/in"))?;
+        std::fs::create_dir(setup.path("root/alice/d"))?;
+        std::fs::write(setup.path("root/alice/d/f"), "f")?;
+        let (place, trace) = (setup.path("root/alice/d"), format!("trace={call}"));
+        let inject = format!("inject={call}:delay_enter=600000000");
+        let place = place.to_str().ok_or("no UTF-8")?;
+        let daemon = setup.start_traced(&["-P", place, "-e", &trace, "-e", &inject])?;
+        let _orphan = Orphan(daemon.pid());
+        slowest_of_bob(&daemon, 1)?;
+        let mut alice = Raw::greeted(&daemon)?;
+        alice.request(1, request)?;
+        let hangs = || Ok(std::fs::read_to_string(daemon.path("trace"))?.contains(call));
+        wait_until("alice's change hangs", hangs)?;
+
+        let text = std::fs::read_to_string(daemon.path("ftd.toml"))?;
+        let text = text.replace("name = \"bob\"", "name = \"bob\"\nquota = \"1MiB\"");
+        std::fs::write(daemon.path("ftd.toml"), text)?;
+        daemon.signal(Signal::SIGHUP)?;
+        daemon.wait_for_log("configuration reloaded").map_err(|told| format!("{call}: {told}"))?;
+        let began = Instant::now();
+        daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("bob")).ok(["mkdir", ":d"])?;
+        let slowest = slowest_of_bob(&daemon, 3)?.max(began.elapsed());
+        assert!(slowest < PATIENCE, "{call}: {slowest:?}");
+        daemon.signal(Signal::SIGTERM)?;
+        daemon.wait_for_log("draining")?;
+        println!("assurance: R-13 reload: others' slowest {slowest:.1?} beside {call} that hangs");
+
+        let strace = nix::unistd::Pid::from_raw(i32::try_from(daemon.child_id())?);
+        nix::sys::signal::kill(strace, Signal::SIGKILL)?;
+        assert_eq!(alice.expect()?.kind, ANSWER, "{call}");
+    }
+    Ok(())
 }
 
 /// As little memory for content as there can be: of one user eight buffers.

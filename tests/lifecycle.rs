@@ -114,6 +114,47 @@ fn the_service_manager_is_told() -> TestResult {
     Ok(())
 }
 
+/// S-04, B7: that flushes have failed is told to the service manager soon, and with every status from then on.
+#[test]
+fn failed_flushes_are_told_to_the_service_manager() -> TestResult {
+    let setup = Setup::new()?;
+    let (home, notify) = (setup.path("root/alice"), setup.path("notify"));
+    std::fs::create_dir(&home)?;
+    let home = home.to_str().ok_or("no UTF-8")?;
+    let socket = UnixDatagram::bind(&notify)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut command =
+        setup.traced(&["-P", home, "-e", "trace=fsync", "-e", "inject=fsync:error=EIO"]);
+    command.stdin(std::process::Stdio::null());
+    let daemon = setup.start_command(command, &[("NOTIFY_SOCKET", notify.as_os_str())])?;
+    let status = |of: &str| -> Result<String, Box<dyn std::error::Error>> {
+        loop {
+            let mut buffer = [0; 4096];
+            let bytes = socket.recv(&mut buffer)?;
+            let told = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
+            if told.contains("STATUS=") && told.contains(of) {
+                return Ok(told);
+            }
+        }
+    };
+    assert!(!status("serving")?.contains("DEGRADED"));
+    let mut raw = Raw::greeted(&daemon)?;
+    for id in 1..3 {
+        let made = json!({"verb": "mkdir", "path": format!("d{id}")});
+        assert_eq!(raw.code_of(id, &made)?, "IO");
+    }
+    let root = daemon.path("root").display().to_string();
+    let told = status("2 failed flushes")?;
+    for part in ["STATUS=serving 1 user; DEGRADED: ", &root, "i/o error", "Z"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    daemon.wait_for_log("2 failed flushes")?;
+    daemon.signal(Signal::SIGHUP)?;
+    let told = status("last reload taken")?;
+    assert!(told.contains("DEGRADED: 2 failed flushes"), "{told}");
+    Ok(())
+}
+
 /// F-03, R-07, R-08: who is too slow is closed, and others are served meanwhile.
 #[test]
 fn slow_peers_are_closed_and_hold_nobody_up() -> TestResult {

@@ -1,6 +1,7 @@
 //! The daemon's life: signals, reloads, the drain, and what systemd is told of them.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval, interval_at, timeout};
 
 use super::journal::kind;
 use super::listener::{self, Bound, Gate};
@@ -19,10 +20,15 @@ use super::users::Users;
 use super::watchdog::Watchdog;
 use super::{notify, quota};
 use crate::config::{Settings, restart_needed};
+use crate::fsroot::FailedFlushes;
 use crate::transfer::{Pool, Store, Workers};
+use crate::types::Escaped;
 
 /// How often uploads are looked for that nobody went on with.
 const EXPIRY_EVERY: Duration = Duration::from_mins(10);
+
+/// How often flushes are looked for that have failed.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// The signals that end the daemon.
 struct Stop {
@@ -62,13 +68,14 @@ pub(super) async fn run<S: Store>(
     let limits = settings.limits.clone();
     let pool = Pool::new(limits.buffer_memory);
     let workers = Workers::new(limits.file_workers);
-    quota::enforce(&store, &settings).await?;
+    quota::enforce(&store, &settings);
     let users = Users::new(&settings, &pool, &workers, None);
     let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let (busy, mut all_done) = mpsc::channel(1);
     let (sweeper, mut expiry) =
         (Arc::clone(&store), interval_at(Instant::now() + EXPIRY_EVERY, EXPIRY_EVERY));
+    let mut health = interval(HEALTH_EVERY);
     let compressed = super::door::Count::default();
     let server = Server { store, live: live_seen, phase: phase_seen, busy, compressed };
     let gate = Gate::new(tls);
@@ -81,12 +88,15 @@ pub(super) async fn run<S: Store>(
     }
     drop(server);
     tokio::spawn(watchdog.run());
-    let status = |said: &str| {
-        let users = live.borrow().settings.users.len();
+    let (mut said, mut known) = (String::new(), FailedFlushes::default());
+    let status = |said: &str, failed: FailedFlushes| {
+        let settings = &live.borrow().settings;
+        let users = settings.users.len();
         let plural = if users == 1 { "" } else { "s" };
-        notify::shortened(format!("serving {users} user{plural}; {sandbox}{said}"))
+        let health = degraded(failed, settings).map(|told| told + "; ").unwrap_or_default();
+        notify::shortened(format!("serving {users} user{plural}; {health}{sandbox}{said}"))
     };
-    notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(""))]);
+    notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said, known))]);
     tracing::info!(name: kind::READY, "ready");
 
     loop {
@@ -96,7 +106,7 @@ pub(super) async fn run<S: Store>(
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify::tell(&[NotifyState::Reloading, now]);
                 }
-                let said = match reload(&file, &sweeper, &live, &pool, &workers).await {
+                said = match reload(&file, &sweeper, &live, &pool, &workers) {
                     Ok(users) => {
                         tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
                         "; last reload taken".to_owned()
@@ -109,16 +119,27 @@ pub(super) async fn run<S: Store>(
                         format!("; last reload refused: {}", why.replace('\n', "; "))
                     }
                 };
-                notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said))]);
+                let failed = sweeper.failed_flushes();
+                notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said, failed))]);
+            }
+            _ = health.tick() => {
+                let failed = sweeper.failed_flushes();
+                if failed != known {
+                    known = failed;
+                    if let Some(told) = degraded(failed, &live.borrow().settings) {
+                        tracing::error!(name: kind::FAULT, "{told}; look at the disk, and at what was stored since");
+                    }
+                    notify::tell(&[NotifyState::Status(&status(&said, failed))]);
+                }
             }
             _ = expiry.tick() => {
                 let (store, age) = (Arc::clone(&sweeper), live.borrow().settings.limits.resume_expiry);
                 aside("ftd-sweep", move || {
-                    quota::count(&*store); // If any could not be, before.
                     let expired = store.expire(age);
                     if expired > 0 {
                         tracing::info!(expired, "removed uploads that nobody went on with");
                     }
+                    quota::count(&*store); // If any could not be, before; it may wait for the disk.
                 });
             }
             Some(ended) = listeners.join_next() => {
@@ -144,8 +165,14 @@ pub(super) async fn run<S: Store>(
     Ok(())
 }
 
-/// Puts a new configuration in force, whole, or none of it.
-async fn reload<S: Store>(
+/// What is said of a disk once a flush has failed: for good, because nobody knows what it has lost.
+fn degraded(failed: FailedFlushes, settings: &Settings) -> Option<String> {
+    let root = settings.root.as_os_str().as_bytes();
+    (failed.count > 0).then(|| format!("DEGRADED: {failed} on {}", Escaped(root)))
+}
+
+/// Puts a new configuration in force, whole, or none of it. Waits for nothing that runs: signals are heard.
+fn reload<S: Store>(
     file: &ConfigFile,
     store: &Arc<S>,
     live: &watch::Sender<Arc<Live>>,
@@ -158,7 +185,7 @@ async fn reload<S: Store>(
     if !fixed.is_empty() {
         return Err(format!("a change of {} needs a restart", fixed.join(", ")));
     }
-    quota::enforce(store, &settings).await.map_err(|error| error.to_string())?;
+    quota::enforce(store, &settings);
     let users = Users::new(&settings, pool, workers, Some(&before.users));
     let count = settings.users.len();
     live.send_replace(Arc::new(Live { settings, users }));

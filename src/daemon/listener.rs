@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::door::{Door, Reserve, Visitor, offence};
+use super::guard::alone;
 use super::journal::kind;
 use super::logging::Limiter;
 use super::server::{Phase, Server};
@@ -25,6 +26,7 @@ use super::watchdog::Pulse;
 use crate::config::Listen;
 use crate::identity::peer_key;
 use crate::transfer::Store;
+use crate::types::ErrorCode;
 use crate::wire::{Connection, Socket, WireError};
 
 /// Connections that wait for their accept, as far as the kernel allows (`net.core.somaxconn`).
@@ -235,10 +237,11 @@ enum Accepted {
     Unix(UnixStream),
 }
 
-/// Gives a new connection its task.
+/// Gives a new connection its task. A panic in it ends the connection, and is told as that.
 fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visitor: Visitor) {
     let (gate, server) = (gate.clone(), server.clone());
-    tokio::spawn(async move {
+    let (outside, address) = (gate.clone(), visitor.address.clone());
+    let connection = async move {
         let outcome = tokio::select! {
             biased;
             outcome = authenticate(&gate, &server, accepted) => outcome,
@@ -255,6 +258,14 @@ fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visi
                 }
                 gate.complain(&visitor.address, &error);
             }
+        }
+    };
+    tokio::spawn(async move {
+        if alone(connection).await.is_none()
+            && let Some(suppressed) = outside.noise.admit()
+        {
+            let (peer, result) = (address, ErrorCode::Internal.name());
+            tracing::error!(name: kind::CLOSED, peer, result, suppressed, "lost: an internal error");
         }
     });
 }

@@ -1,6 +1,8 @@
 //! Where the log goes: to the journal under systemd, to stderr otherwise.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +11,8 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, kind};
+use crate::types::Escaped;
 
 /// Starts logging. `FTD_LOG` sets the level (`info` without it).
 pub(super) fn start() {
@@ -29,6 +32,26 @@ pub(super) fn start() {
             .with_target(false);
         registry.with(stderr).init();
     }
+    let limiter = Limiter::default();
+    std::panic::set_hook(Box::new(move |panic| tell_panic(panic, &limiter)));
+}
+
+/// One line for a panic, which nothing in its message can break; and no flood of them.
+fn tell_panic(panic: &PanicHookInfo<'_>, limiter: &Limiter) {
+    let Some(suppressed) = limiter.admit() else { return };
+    let what = Escaped(panic.payload_as_str().unwrap_or("no message").as_bytes()).to_string();
+    let place = panic.location().map(ToString::to_string);
+    // Taken only where `RUST_BACKTRACE` wants it.
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(
+        name: kind::FAULT,
+        place,
+        backtrace,
+        suppressed,
+        "an internal error, please report it: {what}"
+    );
 }
 
 /// Whether systemd connected our stderr to the journal.
@@ -81,7 +104,51 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
+
+    /// a panic is told in the journal, in one line, whatever its message is; a flood of them is not.
+    #[test]
+    fn a_panic_is_one_line_of_the_journal() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("journal");
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_nonblocking(true)?;
+        let journal = tracing_subscriber::registry().with(Journal::at(&path)?);
+        // Other tests panic as well, on threads of theirs.
+        let (own, limiter) = (std::thread::current().id(), Limiter::default());
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::thread::current().id() == own {
+                tell_panic(panic, &limiter);
+            } else {
+                before(panic);
+            }
+        }));
+        tracing::subscriber::with_default(journal, || {
+            for _ in 0..100 {
+                let _ = std::panic::catch_unwind(|| panic!("of\nPRIORITY=0\u{1b}[31m{}", 1));
+            }
+        });
+        drop(std::panic::take_hook());
+        let mut buffer = vec![0; 1 << 18];
+        let bytes = socket.recv(&mut buffer)?;
+        let told = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
+        assert!(told.starts_with("PRIORITY") && !told.contains('\u{1b}'), "{told}");
+        for part in [
+            "e8ed3e7190b04d6aae7c70b24a0419b8",
+            "FTD_PLACE",
+            "src/daemon/logging.rs:",
+            "please report it: of\\nPRIORITY=0\\u{1b}[31m1",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        let more = std::iter::repeat_with(|| socket.recv(&mut buffer)).take_while(Result::is_ok);
+        let more = more.count();
+        assert!(more < 50, "{more} more lines");
+        Ok(())
+    }
 
     #[test]
     fn a_flood_of_lines_is_counted_and_not_written() {

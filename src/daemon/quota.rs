@@ -1,11 +1,9 @@
 //! Quotas: which homes have one, and who waits until they are counted.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::start::aside;
@@ -34,19 +32,12 @@ fn homes(settings: &Settings) -> Vec<(Option<RelPath>, Quota)> {
     homes.into_values().collect()
 }
 
-/// Puts the quotas and the reserve of `settings` in force, and starts to count what is new.
-///
-/// # Errors
-/// There is no thread for it, and nothing was put in force.
-pub(super) async fn enforce<S: Store>(store: &Arc<S>, settings: &Settings) -> io::Result<()> {
-    let (homes, reserve, store) = (homes(settings), settings.reserve, Arc::clone(store));
-    let (configured, in_force) = oneshot::channel();
-    aside("ftd-count", move || {
-        store.configure(&homes, reserve); // It waits for changes that are being carried out.
-        let _ = configured.send(());
-        count(&*store);
-    });
-    in_force.await.map_err(|_| io::Error::other("no thread for the quotas"))
+/// Puts the quotas and the reserve of `settings` in force, at once, and starts to count what is new: on a
+/// thread of its own, because a count may take long, and first waits for changes that are under way there.
+pub(super) fn enforce<S: Store>(store: &Arc<S>, settings: &Settings) {
+    store.configure(&homes(settings), settings.reserve);
+    let store = Arc::clone(store);
+    aside("ftd-count", move || count(&*store));
 }
 
 /// Counts what is not counted yet, or could not be, and says what it found.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::compress;
 use super::content;
 use super::door::Visitor;
+use super::guard::alone;
 use super::incoming::{HOLD, Upload};
 use super::journal::kind;
 use super::outgoing::{self, Final};
@@ -124,7 +125,7 @@ pub(super) async fn serve<S: Store>(
     }
     let Visitor { address, ip: source, .. } = visitor;
     tracing::debug!(peer = %address, user = user.principal.name, "connected");
-    verbs::make_home(&server.store, &user).await;
+    let _ = alone(verbs::make_home(&server.store, &user)).await; // Whatever comes of it.
     let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);
     let (parts, wholes, mut content) = content::channels();
     let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
@@ -149,12 +150,12 @@ pub(super) async fn serve<S: Store>(
     }
     drop(live);
     let end = {
-        let reading = session.read(&mut reader);
+        let reading = alone(session.read(&mut reader));
         let mut writing =
             std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut content));
         let end = tokio::select! {
             biased; // Each of them ends the session; a simulation has one order of things.
-            end = reading => end,
+            end = reading => end.unwrap_or_else(End::internal),
             end = session.revoked() => end,
             Err(error) = &mut writing => End::Gone(error),
         };
@@ -346,6 +347,7 @@ impl<S: Store> Session<S> {
         match event {
             Event::Hello(hello) => {
                 let client = hello.client.unwrap_or_default();
+                assert!(!cfg!(test) || client != "panics", "a panic, as the test wants it");
                 tracing::debug!(peer = %self.address, client = %crate::types::Escaped(client.as_bytes()), "greeted");
             }
             Event::TooMany => {
@@ -495,6 +497,11 @@ impl<S: Store> Session<S> {
 impl End {
     fn stopping() -> Self {
         Self::Told(ErrorMessage::new(ErrorCode::Shutdown, STOPPING))
+    }
+
+    fn internal() -> Self {
+        let message = "an internal error ended this connection";
+        Self::Told(ErrorMessage::new(ErrorCode::Internal, message))
     }
 
     fn of(error: WireError) -> Self {

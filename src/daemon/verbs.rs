@@ -10,7 +10,7 @@ use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::{Peer, User};
-use super::{changes, quota, resume};
+use super::{changes, guard, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
@@ -87,13 +87,13 @@ pub(super) fn start_put<S: Store>(
         let _busy = session.server.busy.clone();
         let job = Job::new(&session, &user, id, "put");
         let target = incoming.target.clone();
-        let outcome = async {
+        let outcome = guard::alone(async {
             job.counted(&[&target]).await?;
             let committed = session.inbox.receive(incoming, queue, &user.workers).await?;
             let seal = committed.seal();
             Ok((Final::Stored(committed), Some(seal)))
-        };
-        let outcome = outcome.await;
+        });
+        let outcome = outcome.await.unwrap_or(Err(TransferError::Panicked));
         job.end(&target, None, &grant, outcome).await;
     });
 }
@@ -128,7 +128,8 @@ pub(super) fn start<S: Store>(
             | Request::Check { .. }
     );
     let session = Arc::clone(session);
-    let task = tokio::spawn(async move {
+    let (outside, owner) = (Arc::clone(&session), Arc::clone(&user));
+    let work = async move {
         let _busy = session.server.busy.clone();
         let job = |verb| Job::new(&session, &user, id, verb);
         let outcome = match request {
@@ -156,6 +157,13 @@ pub(super) fn start<S: Store>(
         if let Err((code, message)) = outcome {
             let _ =
                 session.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
+        }
+    };
+    let task = tokio::spawn(async move {
+        if guard::alone(work).await.is_none() {
+            let error = TransferError::Panicked;
+            log(&Job::new(&outside, &owner, id, "request"), None, None, Err(&error));
+            let _ = outside.answers.send((id, failed(&error))).await;
         }
     });
     only_reads.then(|| task.abort_handle())
@@ -390,14 +398,17 @@ async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> R
     let hidden = hidden_in(&job.user.principal, directory.as_ref());
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let store = Arc::clone(&job.session.server.store);
-    let listed = list(store, target, &hidden, &outbox, &job.user.workers).await;
+    let listed = list(store, target.clone(), &hidden, &outbox, &job.user.workers).await;
+    log_look(&job, target.as_ref(), listed.as_ref().err());
     let _ = outbox.send(listed.map_or_else(Part::Failed, Part::Listed)).await;
     Ok(())
 }
 
 async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
     let target = job.admit_or_home(path, |path| Action::Stat { path })?;
-    let found = job.on_disk(move |store| store.stat(target.as_ref())).await;
+    let wanted = target.clone();
+    let found = job.on_disk(move |store| store.stat(wanted.as_ref())).await;
+    log_look(&job, target.as_ref(), found.as_ref().err());
     let last = found.map_or_else(|error| failed(&error), Final::Stat);
     let _ = job.session.answers.send((job.id, last)).await;
     Ok(())
@@ -470,6 +481,16 @@ pub(super) fn log_turned_away(user: &User, peer: &Peer, address: &str, reason: &
         suppressed,
         "connect refused",
     );
+}
+
+/// One line for a look that failed. None for one that found something, nor for one that found nothing there.
+fn log_look<S: Store>(job: &Job<'_, S>, path: Option<&RelPath>, failed: Option<&TransferError>) {
+    if let Some(error) = failed
+        && !matches!(error, TransferError::Aborted)
+        && !matches!(error.code(), ErrorCode::NotFound | ErrorCode::WrongType)
+    {
+        log(job, path, None, Err(error));
+    }
 }
 
 /// One line for a request that was carried out, well or not.

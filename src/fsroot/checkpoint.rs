@@ -155,16 +155,16 @@ impl Staging {
             keeping.is_marked = true;
         }
         let mark = self.keeping.as_ref().map(|keeping| (keeping.owner.clone(), state()));
-        let directory = Arc::clone(&self.tree.stage);
+        let (directory, health) = (Arc::clone(&self.tree.stage), Arc::clone(&self.tree.health));
         let flush = move || {
             if full {
-                Flush::Checkpoint.of(&file)?;
+                Flush::Checkpoint.of(&health, &file)?;
             }
             if let Some((owner, state)) = mark {
                 // An attribute that cannot be kept is a checkpoint less, and no fault of the file.
                 let _ = Checkpoint::write(&file, offset, &state, &owner);
                 if full && is_first {
-                    nix::unistd::fsync(&directory)?;
+                    health.heed(nix::unistd::fsync(&directory))?;
                 }
             }
             Ok(())
@@ -185,11 +185,12 @@ impl Staging {
         }
         let full = self.tree.options.durability == Durability::Full;
         let length = nix::libc::off_t::try_from(self.written).unwrap_or(nix::libc::off_t::MAX);
+        let health = &self.tree.health;
         let safe = self.early.join().is_ok()
             && ftruncate(&self.file, length).is_ok()
-            && (!full || Flush::Checkpoint.of(&self.file).is_ok())
+            && (!full || Flush::Checkpoint.of(health, &self.file).is_ok())
             && Checkpoint::write(&self.file, self.written, state, &owner).is_ok()
-            && (!full || nix::unistd::fsync(&self.tree.stage).is_ok());
+            && (!full || health.heed(nix::unistd::fsync(&self.tree.stage)).is_ok());
         if safe {
             self.release();
         }

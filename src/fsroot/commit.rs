@@ -1,6 +1,7 @@
 //! The commit: from bytes that nobody can see to a name that survives a power cut.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
@@ -69,8 +70,19 @@ const FLUSHES_MAX: usize = 16;
 /// The kernel's unit of writing.
 const PAGE: off_t = 4096;
 
-/// The outcome of a file that got none; no path leads there.
-const UNFINISHED: FsError = FsError::internal("commit the file");
+/// The outcome of a file that got none, and no name: only a panic leads there.
+const UNFINISHED: FsError = FsError::internal("commit the file: an internal error");
+
+/// Does one step, whose panic fails what the step is for and nothing else.
+fn alone<T>(step: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(UNFINISHED))
+}
+
+/// Where tests have a step of a file's panic: that file's name ends with the step's.
+fn trip(step: &str, target: &RelPath) {
+    let is_due = cfg!(test) && target.raw_bytes().ends_with(step.as_bytes());
+    assert!(!is_due, "a panic, as the test wants it");
+}
 
 /// A file that is whole and is to get a name.
 #[derive(Debug)]
@@ -122,7 +134,7 @@ impl Staging {
         Self::commit_all(vec![order]).pop().unwrap_or(Err(UNFINISHED))
     }
 
-    /// The same for several files, each of which succeeds or fails by itself, in their order; what they share
+    /// The same for several files, each of which succeeds or fails by itself, also by a panic, in their order; what they share
     /// is done once: the way to a directory, and its flush. All of them are flushed before the first
     /// gets its name, so that the file system's journal takes them at once.
     ///
@@ -131,7 +143,7 @@ impl Staging {
         let mut outcomes = vec![Err(UNFINISHED); orders.len()];
         let mut finished = Vec::with_capacity(orders.len());
         for (place, order) in orders.into_iter().enumerate() {
-            match Finished::new(order) {
+            match alone(|| Finished::new(order)) {
                 Ok(file) => finished.push((place, file)),
                 Err(error) => outcomes[place] = Err(error),
             }
@@ -149,8 +161,8 @@ impl Staging {
             }
         }
         // Every name is there before the first directory is flushed: so one flush does for all.
-        let named: Vec<_> =
-            groups.into_iter().filter_map(|group| group.place(&mut outcomes)).collect();
+        let place = |group: Group| alone(|| Ok(group.place(&mut outcomes))).ok().flatten();
+        let named: Vec<_> = groups.into_iter().filter_map(place).collect();
         let mut flushes = flush_directories(&named);
         for Named { tree, directory, identity, made, files } in named {
             let outcome = flushes
@@ -236,6 +248,7 @@ impl Staging {
 
 impl Finished {
     fn new(mut order: Order<Staging>) -> Result<Self, FsError> {
+        trip("panics-finished", &order.target);
         let (stat, is_alone) = order.staging.finish_content(&order.publish)?;
         Ok(Self { order, stat, is_alone })
     }
@@ -259,6 +272,7 @@ impl Finished {
     }
 
     fn flush(&self) -> Result<(), FsError> {
+        trip("panics-flushed", &self.order.target);
         let Staging { tree, file, .. } = &self.order.staging;
         tree.flush(Flush::File, file).map_err(FsError::at("flush the staged file"))
     }
@@ -275,7 +289,8 @@ fn flush_each<T: Sync>(
     takes_time: bool,
     flush: impl Fn(&T) -> Result<(), FsError> + Copy + Send,
 ) -> Vec<Result<(), FsError>> {
-    let flush_some = move |items: &[T]| -> Vec<_> { items.iter().map(flush).collect() };
+    let flush_one = move |item: &T| alone(|| flush(item));
+    let flush_some = move |items: &[T]| -> Vec<_> { items.iter().map(flush_one).collect() };
     let threads = if takes_time { FLUSHES_MAX } else { 1 };
     let share = items.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
@@ -351,14 +366,15 @@ impl Group {
                 let outcome = opened
                     .as_ref()
                     .map_err(|error| *error)
-                    .and_then(|(directory, _)| file.place(directory, &mut change));
-                match outcome {
-                    Ok(published) => {
-                        files.push((place, published));
-                        placed.push(file.0.order.staging);
-                    }
-                    Err(error) => outcomes[place] = Err(error),
-                }
+                    .and_then(|(directory, _)| alone(|| file.place(directory, &mut change)));
+                let is_named = file.0.order.staging.is_published;
+                // Until its directory is flushed nobody knows.
+                let unknown =
+                    |error: FsError| if is_named { error.after_the_rename() } else { error };
+                outcomes[place] =
+                    Err(unknown(outcome.as_ref().err().copied().unwrap_or(UNFINISHED)));
+                files.extend(outcome.ok().map(|published| (place, published)));
+                placed.extend(is_named.then_some(file.0.order.staging));
             }
             if files.is_empty() {
                 made.undo(&tree);
@@ -392,6 +408,7 @@ impl Flushed {
         ledger.admit(&whole, staging.hold.as_ref())?;
         staging.rename(parent, &name, publish.replace, *is_alone)?;
         staging.is_published = true;
+        trip("panics-placed", target);
         ledger.settle(&whole, staging.hold.as_ref());
         change.clear();
         Ok(Published { replaced: replaced.is_some(), stat: stat.clone() })

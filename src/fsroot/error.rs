@@ -52,6 +52,12 @@ impl FsError {
         Self { code, doing, cause: None, kept_until: None, amounts: None }
     }
 
+    /// A fault of our own in the middle of a commit.
+    pub fn unknown_after_a_panic() -> Self {
+        Self::internal("commit the file: an internal error, and nobody knows how far it came")
+            .after_the_rename()
+    }
+
     /// A refusal because what is there was stored not long enough ago.
     pub(super) fn kept(doing: &'static str, until: u64) -> Self {
         Self { kept_until: Some(until), ..Self::new(ErrorCode::Denied, doing, None) }

@@ -3,9 +3,13 @@
 //! Every change of names goes through [`Ledger::in_turn`]: it has the homes above it for itself from the
 //! look at what is there to the change, so that the sums are exact whoever races. Nothing is written
 //! down: a start counts what there is (`count.rs`), and no file can lie.
+//!
+//! A change that hangs with the disk holds up nobody but those below the homes whose turn it has. So homes
+//! that a reload brings in wait for nothing; their first count does, for the changes that touch them and
+//! began without their turn.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::FsError;
 use crate::types::{ErrorCode, Quota, RelPath, Reserve};
@@ -74,6 +78,25 @@ struct Home {
     usage: Option<Usage>,
     /// Held by whoever changes names below it, or counts it.
     turn: Arc<Mutex<()>>,
+    /// Changes, by number, that were under way when it came in, and that have not its turn.
+    before: Vec<u64>,
+}
+
+/// A change that is being carried out.
+#[derive(Debug)]
+struct Running {
+    paths: Vec<RelPath>,
+    /// Whether directories move with all that is in them.
+    whole: bool,
+}
+
+impl Running {
+    /// Whether it changes what lies below a home, or the home itself.
+    fn touches(&self, home: &[u8]) -> bool {
+        self.paths.iter().any(|path| {
+            keys_above(path).any(|above| above == home) || self.whole && is_within(home, path)
+        })
+    }
 }
 
 /// What a transfer has taken before its file is there.
@@ -89,6 +112,7 @@ struct Held {
 struct Table {
     homes: HashMap<Key, Home>,
     held: HashMap<u64, Held>,
+    running: HashMap<u64, Running>,
     last: u64,
     /// Bytes of the file system that nobody gets.
     reserve: Reserve,
@@ -98,9 +122,21 @@ struct Table {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     table: Mutex<Table>,
-    /// Read by every change while it is carried out; written by whoever brings in a home, so that no
-    /// change is half inside its first count.
-    changes: RwLock<()>,
+    /// A change has ended.
+    ended: Condvar,
+}
+
+/// Strikes a change out when it ends, also by a panic.
+struct Ends<'a> {
+    ledger: &'a Ledger,
+    number: u64,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.ledger.table().running.remove(&self.number);
+        self.ledger.ended.notify_all();
+    }
 }
 
 /// What one transfer has taken; given back when dropped.
@@ -133,19 +169,21 @@ impl Ledger {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts other quotas in force. A home that is new has to be counted.
+    /// Puts other quotas in force, at once. A home that is new has to be counted.
     pub(super) fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve) {
-        let _alone = self.changes.write().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.table();
-        table.reserve = reserve;
-        let mut before = std::mem::take(&mut table.homes);
+        let Table { homes: now, running, .. } = &mut *table;
+        let mut known = std::mem::take(now);
         for (home, quota) in homes {
             let key = key(home.as_ref());
-            let known = before.remove(&key);
-            let known =
-                known.unwrap_or_else(|| Home { quota: *quota, usage: None, turn: Arc::default() });
-            table.homes.insert(key, Home { quota: *quota, ..known });
+            let home = known.remove(&key).unwrap_or_else(|| {
+                let touching = running.iter().filter(|(_, change)| change.touches(&key));
+                let before = touching.map(|(number, _)| *number).collect();
+                Home { quota: *quota, usage: None, turn: Arc::default(), before }
+            });
+            now.insert(key, Home { quota: *quota, ..home });
         }
+        table.reserve = reserve;
     }
 
     /// Whether all homes above a path are counted, so that a change there need not wait.
@@ -169,19 +207,28 @@ impl Ledger {
         self.table().homes.get(&key(home))?.usage
     }
 
-    /// Counts a home with everybody else kept out of it.
+    /// Counts a home with everybody else kept out of it, once those are done who are in it already.
     pub(super) fn count<E>(
         &self,
         home: Option<&RelPath>,
         count: impl FnOnce() -> Result<Usage, E>,
     ) -> Result<Option<Usage>, E> {
         let key = key(home);
-        let Some(turn) = self.table().homes.get(&key).map(|home| Arc::clone(&home.turn)) else {
-            return Ok(None);
+        let mut table = self.table();
+        let turn = loop {
+            let Some(home) = table.homes.get(&key) else { return Ok(None) };
+            if !home.before.iter().any(|number| table.running.contains_key(number)) {
+                break Arc::clone(&home.turn);
+            }
+            table = self.ended.wait(table).unwrap_or_else(PoisonError::into_inner);
         };
+        drop(table);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let usage = count()?;
-        if let Some(home) = self.table().homes.get_mut(&key) {
+        let mut table = self.table();
+        // One that went and came again meanwhile is another home.
+        let same = table.homes.get_mut(&key).filter(|home| Arc::ptr_eq(&home.turn, &turn));
+        if let Some(home) = same {
             home.usage = Some(usage);
         }
         Ok(Some(usage))
@@ -195,10 +242,9 @@ impl Ledger {
         whole: bool,
         change: impl FnOnce() -> T,
     ) -> T {
-        let _running = self.changes.read().unwrap_or_else(PoisonError::into_inner);
         let mut turns = Vec::new();
-        {
-            let table = self.table();
+        let _ends = {
+            let mut table = self.table();
             if !table.homes.is_empty() {
                 let mut keys: Vec<&[u8]> = paths.iter().flat_map(|path| keys_above(path)).collect();
                 if whole {
@@ -211,7 +257,12 @@ impl Ledger {
                 let homes = keys.iter().filter_map(|key| table.homes.get(*key));
                 turns.extend(homes.map(|home| Arc::clone(&home.turn)));
             }
-        }
+            table.last += 1;
+            let number = table.last;
+            let paths = paths.iter().map(|path| (*path).clone()).collect();
+            table.running.insert(number, Running { paths, whole });
+            Ends { ledger: self, number }
+        };
         let _turns: Vec<_> =
             turns.iter().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         change()
@@ -233,9 +284,13 @@ impl Ledger {
         keys.filter_map(|key| RelPath::parse(key).ok()).collect()
     }
 
-    /// Takes what was found by counting again; `None` when that failed.
+    /// Takes what was found by counting again; `None` when that failed. What has never been counted waits for
+    /// that: others may be in it.
     pub(super) fn found(&self, home: &RelPath, usage: Option<Usage>) {
-        if let Some(home) = self.table().homes.get_mut(home.raw_bytes()) {
+        let mut table = self.table();
+        if let Some(home) =
+            table.homes.get_mut(home.raw_bytes()).filter(|home| home.usage.is_some())
+        {
             home.usage = usage;
         }
     }

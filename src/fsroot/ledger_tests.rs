@@ -138,6 +138,53 @@ fn sums_are_exact_after_any_race() -> TestResult {
     Ok(())
 }
 
+/// R-13, C-08: homes that a reload brings in wait for no change that hangs, nor does anybody elsewhere; the first
+/// count of the home that it is in does, and is exact.
+#[test]
+fn what_a_reload_brings_in_waits_for_nothing_but_its_own_count() -> TestResult {
+    let place = Place::without_flushes()?;
+    std::fs::create_dir(place.path("b"))?;
+    let ledger = &place.tree.ledger;
+    let quota = Quota { bytes: Some(10), names: Some(10) };
+    let (a, b, moved) = (home("a")?, home("b")?, rel("a/in")?);
+    let (started, starts) = std::sync::mpsc::channel();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| -> TestResult {
+        let go_on = go_on; // Let go of also where this fails.
+        let (place, change) = (&place, [(rel("a/x")?, ledger::Delta::file(3))]);
+        let hanging = scope.spawn(move || {
+            let path = &change[0].0;
+            place.tree.ledger.in_turn(&[path], true, || {
+                let _ = started.send(());
+                let _ = held.recv(); // The disk hangs, and the name is there already.
+                std::fs::create_dir_all(place.path("a")).expect("a directory");
+                std::fs::write(place.path("a/x"), "abc").expect("a file");
+                place.tree.ledger.enter(&change);
+            });
+        });
+        starts.recv()?;
+        let homes = [(a.clone(), quota), (b.clone(), quota)];
+        place.tree.configure(&homes, Reserve::default());
+        let usage = ledger.count(b.as_ref(), || place.tree.count_below(b.as_ref()))?;
+        assert_eq!(usage, Some(Usage::default()), "nobody waits elsewhere");
+        place.tree.make_directory(&rel("b/d")?, Parents::MustExist)?;
+        assert_eq!(place.tree.usage(b.as_ref()), Some(Usage { bytes: 0, names: 1 }));
+        ledger.found(&moved, Some(Usage::default()));
+        let counting = scope.spawn(|| place.tree.count());
+        // It goes and comes again meanwhile, and is not taken for what was counted before.
+        place.tree.configure(&[(b.clone(), quota)], Reserve::default());
+        place.tree.configure(&homes, Reserve::default());
+        assert!(!place.tree.is_counted(&rel("a/y")?) && place.tree.is_counted(&rel("b/y")?));
+        go_on.send(())?;
+        hanging.join().map_err(|_| "panicked")?;
+        counting.join().map_err(|_| "panicked")?;
+        Ok(())
+    })?;
+    place.tree.count(); // Whichever of the two homes of that name was met.
+    assert_eq!(place.tree.usage(a.as_ref()), Some(Usage { bytes: 3, names: 1 }));
+    Ok(())
+}
+
 /// a tree that is deeper than any path can say is counted, without recursion.
 #[test]
 fn a_tree_of_a_thousand_levels_is_counted() -> TestResult {

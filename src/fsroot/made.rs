@@ -273,7 +273,7 @@ impl Tree {
     /// Flushes a file or a directory, unless this tree does without.
     pub(super) fn flush(&self, flush: Flush, what: impl AsFd) -> nix::Result<()> {
         match self.options.durability {
-            Durability::Full => flush.of(what),
+            Durability::Full => flush.of(&self.health, what),
             Durability::None => Ok(()),
         }
     }

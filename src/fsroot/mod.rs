@@ -34,6 +34,7 @@ pub use change::Moving;
 pub use checkpoint::{Kept, Resumed, Stale};
 pub use commit::{Order, Parents, Publish, Published};
 pub use error::FsError;
+pub use flush::FailedFlushes;
 pub use ledger::Usage;
 pub use listing::{Entry, Listing};
 pub use open::OpenError;

@@ -432,3 +432,30 @@ fn a_directory_that_moves_inside_is_no_mount_point() -> TestResult {
     });
     Ok(())
 }
+
+/// of files that are committed together a panic, at whichever step, fails its own, and says that it may have
+/// its name where it may; the others are stored, the sums are exact, and nothing staged is left.
+#[test]
+fn a_panic_in_a_batch_fails_its_own_file() -> TestResult {
+    for step in ["panics-finished", "panics-flushed", "panics-placed"] {
+        let place = Place::new()?;
+        let mut orders = Vec::new();
+        for name in ["d/a", &format!("d/{step}"), "d/z"] {
+            let (target, publish) = (rel(name)?, publish(b"abc", false));
+            let mut staging = place.tree.stage(&target)?;
+            staging.write_all(b"abc")?;
+            orders.push(Order { staging, target, publish });
+        }
+        let outcomes = Staging::commit_all(orders);
+        let codes: Vec<_> =
+            outcomes.iter().map(|told| told.as_ref().err().map(FsError::code)).collect();
+        let is_named = step == "panics-placed";
+        let code = if is_named { ErrorCode::UnknownOutcome } else { ErrorCode::Internal };
+        assert_eq!(codes, [None, Some(code), None], "{step}");
+        for (name, is_there) in [("d/a", true), (&format!("d/{step}"), is_named), ("d/z", true)] {
+            assert_eq!(place.path(name).exists(), is_there, "{name}");
+        }
+        assert_eq!(std::fs::read_dir(place.path(".ftd-stage"))?.count(), 0, "{step}");
+    }
+    Ok(())
+}

@@ -15,6 +15,7 @@ use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::fstatvfs;
 
 use super::commit::existing_file;
+use super::flush::{FailedFlushes, Health};
 use super::ledger::{Delta, Hold, Ledger};
 use super::look::Look;
 use super::made::Unflushed;
@@ -53,6 +54,7 @@ pub struct Tree {
     pub(super) unflushed: Arc<Unflushed>,
     pub(super) uploads: Arc<Uploads>,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) health: Arc<Health>,
 }
 
 /// A stored file, open for reading.
@@ -119,6 +121,7 @@ impl Tree {
             unflushed: Arc::default(),
             uploads: Arc::default(),
             ledger: Arc::default(),
+            health: Arc::default(),
         })
     }
 
@@ -192,6 +195,11 @@ impl Tree {
     /// which [`Tree::count`] does.
     pub fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve) {
         self.ledger.configure(homes, reserve);
+    }
+
+    /// The flushes that have failed since the tree was opened.
+    pub fn failed_flushes(&self) -> FailedFlushes {
+        self.health.failed()
     }
 
     /// Whether a change at this path need not wait for a count.

@@ -137,6 +137,15 @@ pub(super) async fn trickle(bytes: &[u8], pause: Duration) -> io::Result<Vec<(He
     said(&client).await
 }
 
+/// What the daemon says to a client that sends this, and then nothing for so long.
+#[cfg(test)]
+pub(super) async fn told_after(bytes: &[u8], time: Duration) -> io::Result<Vec<(Header, Vec<u8>)>> {
+    let (_daemon, client) = connected();
+    client.try_write(bytes)?;
+    sleep(time).await;
+    said(&client).await
+}
+
 /// What the daemon says to a client that sends this, and stays while the daemon goes.
 #[cfg(test)]
 pub(super) async fn told_at_the_end(bytes: &[u8]) -> io::Result<Vec<(Header, Vec<u8>)>> {

@@ -198,6 +198,43 @@ async fn a_session_whose_daemon_is_gone_ends() -> TestResult {
     Ok(())
 }
 
+/// X-04: a request whose task panics ends with INTERNAL and is over, so that its connection goes on and is idle
+/// some day. A connection whose task panics is told so, too.
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_request_is_its_answer_and_one_in_a_connection_its_end() -> TestResult {
+    let told = |said: &[(Header, Vec<u8>)]| -> Vec<_> {
+        let code = |frame: &[u8]| {
+            let text = String::from_utf8_lossy(frame).into_owned();
+            ["INTERNAL", "TIMEOUT"].into_iter().find(|code| text.contains(code))
+        };
+        said.iter().map(|(header, frame)| (header.kind, header.id, code(frame))).collect()
+    };
+    let internal = |id| (Kind::Error, id, Some("INTERNAL"));
+    let hello = frame(Kind::Hello, 0, br#"{"version":1}"#);
+    for request in [
+        r#"{"verb":"mkdir","path":"panics"}"#,
+        r#"{"verb":"check","path":"panics"}"#,
+        r#"{"verb":"put","path":"panics"}"#,
+    ] {
+        let request = frame(Kind::Request, 1, request.as_bytes());
+        let next = frame(Kind::Request, 2, br#"{"verb":"mkdir","path":"d"}"#);
+        let bytes = [hello.clone(), request, next].concat();
+        let said = super::session::told_after(&bytes, Duration::from_secs(1)).await?;
+        let mut said = told(&said);
+        said.sort_by_key(|(_, id, _)| *id);
+        assert_eq!(said, [(Kind::Hello, 0, None), internal(1), (Kind::Answer, 2, None)]);
+    }
+    let request = frame(Kind::Request, 1, br#"{"verb":"mkdir","path":"panics"}"#);
+    let bytes = [hello, request].concat();
+    let said = super::session::told_after(&bytes, Duration::from_hours(2)).await?;
+    let end = (Kind::Error, 0, Some("TIMEOUT"));
+    assert_eq!(told(&said), [(Kind::Hello, 0, None), internal(1), end], "it is idle");
+    let bytes = frame(Kind::Hello, 0, br#"{"version":1,"client":"panics"}"#);
+    let said = super::session::told_after(&bytes, Duration::from_secs(1)).await?;
+    assert_eq!(told(&said), [(Kind::Hello, 0, None), internal(0)]);
+    Ok(())
+}
+
 /// F-02, F-16: a whole session, cut at every byte and with every byte changed once.
 #[test]
 fn every_session_keeps_the_law_of_the_fuzzer_cut_and_mutated() -> TestResult {

@@ -33,7 +33,8 @@ impl<J: Send + 'static> Batches<J> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `work` done on a job and on all that wait beside it. A panic drops its batch.
+    /// Has `work` done on a job and on all that wait beside it, each by itself: a panic in `work` itself would
+    /// drop its batch.
     pub(super) fn take_in(
         self: &Arc<Self>,
         job: J,

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::batches::Batches;
 use super::receive::{forget_kept, look, open, receive_on, terms};
 use super::{
-    Buffer, Committed, Incoming, LINGER, Part, Seal, Sink, TransferError, Verified, Workers,
+    Buffer, Committed, Incoming, LINGER, Part, Seal, Sink, TransferError, Verified, Workers, alone,
 };
 use crate::access::Overwrite;
 use crate::types::limits::BUFFER_BYTES;
@@ -88,7 +88,7 @@ impl<S: Sink> Inbox<S> {
 fn commit<S: Sink>(store: &S, batch: Vec<Waiting>) {
     let (mut waiting, mut verified) = (Vec::new(), Vec::new());
     for Waiting { incoming, content, seal, done } in batch {
-        match verify(store, &incoming, content, seal) {
+        match alone(|| verify(store, &incoming, content, seal)) {
             Ok(file) => {
                 verified.push((file, incoming.target.clone(), terms(&incoming)));
                 waiting.push((done, incoming.keep));

@@ -28,6 +28,7 @@ pub use staged::{Committed, Seal, Staged, Terms, Verified, digest_at};
 pub use store::{Sink, Source, Staging, Store};
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -61,6 +62,11 @@ pub enum Part {
     Listed(u64),
     /// The transfer failed.
     Failed(TransferError),
+}
+
+/// Does what is one file's alone among others: a panic fails that file, and no other.
+fn alone<T>(work: impl FnOnce() -> Result<T, TransferError>) -> Result<T, TransferError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(TransferError::Panicked))
 }
 
 /// The right to occupy file threads: a share of the daemon's, and never all of them.

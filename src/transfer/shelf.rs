@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::batches::Batches;
-use super::{Buffer, Seal, Share, Source, Store, TransferError, Workers};
+use super::{Buffer, Seal, Share, Source, Store, TransferError, Workers, alone};
 use crate::fsroot::Stat;
 use crate::types::{RelPath, Sha256Digest};
 
@@ -68,7 +68,7 @@ impl<S: Store> Shelf<S> {
             for Wanted { path, share, done } in batch {
                 // Who no longer waits needs no answer.
                 if !done.is_closed() {
-                    drop(done.send(take(&*store, &path, &share)));
+                    drop(done.send(alone(|| take(&*store, &path, &share))));
                 }
             }
         });

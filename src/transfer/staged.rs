@@ -3,6 +3,7 @@
 //! [`Staged`] takes bytes, [`Staged::verify`] is the only source of [`Verified`], and
 //! [`Verified::commit_all`] the only source of [`Committed`], without which no answer says "stored".
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
@@ -140,7 +141,11 @@ impl<S: Staging> Verified<S> {
             seals.push(seal);
             orders.push(Order { staging, target, publish });
         }
-        let outcomes = seals.into_iter().zip(S::commit_all(orders));
+        // Each stands or falls by itself; should all of them fall by a panic, nobody knows which have their names.
+        let nobody_knows = || vec![Err(FsError::unknown_after_a_panic()); seals.len()];
+        let commit = AssertUnwindSafe(|| S::commit_all(orders));
+        let outcomes = catch_unwind(commit).unwrap_or_else(|_| nobody_knows());
+        let outcomes = seals.into_iter().zip(outcomes);
         let told = outcomes.map(|(seal, published)| {
             let Published { replaced, stat } = published?;
             Ok(Committed { seal, mtime_ns: stat.mtime_ns, replaced })

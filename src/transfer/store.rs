@@ -1,10 +1,11 @@
 //! What a transfer needs of a place that keeps files.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::fsroot::{
-    Entry, FsError, Kept, Listing, Moving, OpenFile, Order, Owner, Parents, Publish, Published,
-    Staging as StagingFile, Stat, Tree, UploadId, Usage,
+    Entry, FailedFlushes, FsError, Kept, Listing, Moving, OpenFile, Order, Owner, Parents, Publish,
+    Published, Staging as StagingFile, Stat, Tree, UploadId, Usage,
 };
 use crate::types::{ErrorCode, Quota, RelPath, Reserve};
 
@@ -59,6 +60,10 @@ pub trait Store: Sink {
     fn is_counted(&self, path: &RelPath) -> bool;
     /// Whether a file of so many bytes would find room.
     fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError>;
+    /// The flushes that have failed since the start; a place without a disk has none.
+    fn failed_flushes(&self) -> FailedFlushes {
+        FailedFlushes::default()
+    }
     /// Opens a stored file.
     fn open(&self, path: &RelPath) -> Result<Self::Source, FsError>;
     /// Makes a directory; gives how many were made.
@@ -102,7 +107,10 @@ pub trait Staging: Send + 'static {
     where
         Self: Sized,
     {
-        let commit = |order: Order<Self>| order.staging.commit(&order.target, &order.publish);
+        let commit = |order: Order<Self>| {
+            let commit = move || order.staging.commit(&order.target, &order.publish);
+            catch_unwind(AssertUnwindSafe(commit)).unwrap_or(Err(FsError::unknown_after_a_panic()))
+        };
         orders.into_iter().map(commit).collect()
     }
 }
@@ -176,6 +184,10 @@ impl Store for Tree {
 
     fn check_room(&self, target: &RelPath, bytes: u64) -> Result<(), FsError> {
         Tree::check_room(self, target, bytes)
+    }
+
+    fn failed_flushes(&self) -> FailedFlushes {
+        Tree::failed_flushes(self)
     }
 
     fn expire(&self, age: Duration) -> usize {

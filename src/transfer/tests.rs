@@ -22,7 +22,15 @@ struct Memory {
     files: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     staged: Arc<AtomicUsize>,
     fails: Option<Step>,
-    panics: bool,
+}
+
+/// What panics at a file of that name.
+const PANICS_WRITTEN: &str = "panics-written";
+const PANICS_COMMITTED: &str = "panics-committed";
+const PANICS_OPENED: &str = "panics-opened";
+
+fn trip(name: &str, target: &RelPath) {
+    assert!(target.raw_bytes() != name.as_bytes(), "a panic, as the test wants it");
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,7 +49,7 @@ struct MemoryStaging {
     files: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     staged: Arc<AtomicUsize>,
     fails: Option<Step>,
-    panics: bool,
+    target: RelPath,
 }
 
 struct MemorySource {
@@ -65,7 +73,7 @@ fn stat_of(content: &[u8]) -> Stat {
 impl Sink for Memory {
     type Staging = MemoryStaging;
 
-    fn stage(&self, _target: &RelPath) -> Result<MemoryStaging, FsError> {
+    fn stage(&self, target: &RelPath) -> Result<MemoryStaging, FsError> {
         fail_if(self.fails == Some(Step::Stage))?;
         self.staged.fetch_add(1, Ordering::SeqCst);
         let (files, staged) = (Arc::clone(&self.files), Arc::clone(&self.staged));
@@ -74,7 +82,7 @@ impl Sink for Memory {
             files,
             staged,
             fails: self.fails,
-            panics: self.panics,
+            target: target.clone(),
         })
     }
 
@@ -115,6 +123,7 @@ impl Store for Memory {
 
     fn open(&self, path: &RelPath) -> Result<MemorySource, FsError> {
         fail_if(self.fails == Some(Step::Open))?;
+        trip(PANICS_OPENED, path);
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let content = files.get(path.raw_bytes()).cloned();
         let content = content.ok_or_else(|| FsError::new(ErrorCode::NotFound, "open", None))?;
@@ -158,13 +167,14 @@ impl Staging for MemoryStaging {
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        assert!(!self.panics, "a panic in a file thread, as the test wants it");
+        trip(PANICS_WRITTEN, &self.target);
         self.content.extend_from_slice(bytes);
         fail_if(self.fails == Some(Step::Write) && self.content.len() > 600_000)
     }
 
     fn commit(mut self, target: &RelPath, publish: &Publish) -> Result<Published, FsError> {
         fail_if(self.fails == Some(Step::Commit))?;
+        trip(PANICS_COMMITTED, target);
         let content = std::mem::take(&mut self.content);
         let stat = stat_of(&content);
         assert_eq!(publish.bytes, stat.bytes);
@@ -319,10 +329,80 @@ async fn what_cannot_fit_is_refused_before_its_content() -> TestResult {
 /// a panic in a file thread ends its request and gives everything back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_ends_one_request() -> TestResult {
-    let store = Arc::new(Memory { panics: true, ..Memory::default() });
-    let outcome = put(&store, incoming("f", None)?, &[1; 1000], Some(seal_of(&[1; 1000]))).await;
+    let (store, content) = (Arc::new(Memory::default()), [1; 1000]);
+    let incoming = incoming(PANICS_WRITTEN, None)?;
+    let outcome = put(&store, incoming, &content, Some(seal_of(&content))).await;
     assert!(matches!(outcome, Err(TransferError::Panicked)));
     assert_eq!(store.staged.load(Ordering::SeqCst), 0);
+    Ok(())
+}
+
+/// Does `work` while the only file thread is taken, and lets it go when all of it waits.
+async fn in_one_batch<T>(workers: &Workers, work: impl Future<Output = T>) -> T {
+    let (started, starts) = tokio::sync::oneshot::channel();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let taken = workers.clone();
+    let holding = tokio::spawn(async move {
+        let wait = move || {
+            let _ = started.send(());
+            let _ = held.recv();
+        };
+        taken.run(wait).await
+    });
+    assert!(starts.await.is_ok());
+    // In this order: the work waits when the thread is let go.
+    let (done, ()) = tokio::join!(biased; work, async { drop(release) });
+    assert!(matches!(holding.await, Ok(Ok(()))));
+    done
+}
+
+/// of small files that come in together a panic fails its own; who might have its name is not told that
+/// nothing was stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_batch_that_comes_in_fails_its_own_file() -> TestResult {
+    for (odd, code) in
+        [(PANICS_WRITTEN, ErrorCode::Internal), (PANICS_COMMITTED, ErrorCode::UnknownOutcome)]
+    {
+        let (store, workers) = (Arc::new(Memory::default()), Workers::new(1));
+        let (inbox, share) = (Inbox::new(Arc::clone(&store)), Pool::new(0).share());
+        let put = async |name: &str| {
+            let (parts, queue) = mpsc::channel(PARTS_MAX);
+            let mut buffer = share.acquire(3).await;
+            buffer.room()[..3].copy_from_slice(b"abc");
+            buffer.advance(3);
+            for part in [Part::Data(buffer), Part::End(seal_of(b"abc"))] {
+                parts.send(part).await.map_err(|_| TransferError::Aborted)?;
+            }
+            let incoming = incoming(name, Some(3)).map_err(|_| TransferError::Aborted)?;
+            inbox.receive(incoming, queue, &workers).await
+        };
+        let all = async { tokio::join!(biased; put("a"), put(odd), put("z")) };
+        let (first, failed, last) = in_one_batch(&workers, all).await;
+        assert_eq!(failed.as_ref().err().map(TransferError::code), Some(code), "{failed:?}");
+        assert!(first.is_ok() && last.is_ok(), "{odd}: {first:?}, {last:?}");
+        let files = store.files.lock().map_err(|_| "poisoned")?;
+        assert_eq!(files.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"a", b"z"]);
+        assert_eq!(store.staged.load(Ordering::SeqCst), 0);
+    }
+    Ok(())
+}
+
+/// the same of small files that go out together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_batch_that_goes_out_fails_its_own_file() -> TestResult {
+    let (store, workers) = (Arc::new(Memory::default()), Workers::new(1));
+    for name in ["a", PANICS_OPENED, "z"] {
+        let mut files = store.files.lock().map_err(|_| "poisoned")?;
+        files.insert(name.as_bytes().to_vec(), b"abc".to_vec());
+    }
+    let (shelf, share) = (Shelf::new(Arc::clone(&store)), Pool::new(0).share());
+    let [a, odd, z] =
+        [RelPath::parse(b"a")?, RelPath::parse(PANICS_OPENED.as_bytes())?, RelPath::parse(b"z")?];
+    let take = |path| shelf.take(path, share.clone(), &workers);
+    let all = async { tokio::join!(biased; take(a), take(odd), take(z)) };
+    let (first, failed, last) = in_one_batch(&workers, all).await;
+    assert!(matches!(failed, Err(TransferError::Panicked)));
+    assert!(matches!((first, last), (Ok(Taken::Whole(_)), Ok(Taken::Whole(_)))));
     Ok(())
 }
 
