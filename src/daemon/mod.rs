@@ -6,6 +6,7 @@ pub mod cli;
 mod compress;
 mod content;
 mod door;
+mod get;
 mod incoming;
 mod journal;
 mod lifecycle;
