@@ -1,10 +1,14 @@
 //! A file on its way out.
 
+use tokio::sync::oneshot;
+
 use super::verbs::{Job, Refusal, log, told};
 use crate::access::Action;
 use crate::proto::WirePath;
-use crate::transfer::{Outbox, Part, Source as _, Store, Taken, TransferError, Whole, send_from};
-use crate::types::ErrorCode;
+use crate::transfer::{
+    Outbox, Part, Seal, Source as _, Store, Taken, TransferError, Whole, send_from,
+};
+use crate::types::{ErrorCode, RelPath};
 
 /// Sends a file, from `offset` on if that is of the version that is there.
 ///
@@ -21,8 +25,10 @@ pub(super) async fn get<S: Store>(
         return job.logged((Some(path), None), || Err((ErrorCode::Protocol, told.to_owned())));
     }
     let (target, grant) = job.admit(path, |path| Action::Get { path })?;
+    let line = Line { job: &job, target: &target, is_written: false };
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let share = job.user.share.clone();
+    let (receipt, sent) = oneshot::channel();
     // First a place, so that what a peer does not read holds little memory.
     let mut place = job.session.wholes.reserve().await.ok();
     let outcome = async {
@@ -34,16 +40,17 @@ pub(super) async fn get<S: Store>(
         };
         let source = match taken {
             Taken::Whole(whole) => {
+                let seal = whole.seal;
                 if job.user.bandwidth.is_none() {
-                    return Ok(Part::Whole(whole));
+                    return Ok((seal, Part::Whole(whole, receipt)));
                 }
                 // Its end waits until its content is paid for.
-                let Whole { stat, version, content, seal } = *whole;
+                let Whole { stat, version, content, .. } = *whole;
                 outbox.send(Part::Begin(stat, version)).await?;
                 if let Some(content) = content {
                     outbox.send(Part::Data(content)).await?;
                 }
-                return Ok(Part::End(seal));
+                return Ok((seal, Part::End(seal, Some(receipt))));
             }
             Taken::Open(source) => {
                 place = None; // What is streamed waits in the other channel.
@@ -58,22 +65,52 @@ pub(super) async fn get<S: Store>(
             outbox.send(Part::Begin(stat.clone(), source.version())).await?;
         }
         let (share, workers) = (job.user.share.clone(), &job.user.workers);
-        send_from(source, offset, outbox.clone(), share, workers).await.map(Part::End)
+        let seal = send_from(source, offset, outbox.clone(), share, workers).await?;
+        Ok((seal, Part::End(seal, Some(receipt))))
     };
-    let outcome = outcome.await;
-    let seal = |part: &Part| match part {
-        Part::Whole(whole) => Some(whole.seal),
-        Part::End(seal) => Some(*seal),
-        _ => None,
+    let (seal, end) = match outcome.await {
+        Ok(end) => end,
+        Err(error) => {
+            line.write(Err(&error));
+            let _ = outbox.send(Part::Failed(told(error, &grant))).await;
+            return Ok(());
+        }
     };
-    log(&job, Some(&target), None, outcome.as_ref().map(seal));
-    let end = outcome.unwrap_or_else(|error| Part::Failed(told(error, &grant)));
     // A connection that is gone needs no end.
     match (end, place) {
-        (end @ Part::Whole(_), Some(place)) => {
+        (end @ Part::Whole(..), Some(place)) => {
             place.send((job.id, end));
         }
         (end, _) => drop(outbox.send(end).await),
     }
+    let was_sent = tokio::select! {
+        biased; // What was sent stays so when the connection ends.
+        sent = sent => sent.is_ok(),
+        () = outbox.parts.closed() => false,
+    };
+    line.write(if was_sent { Ok(Some(seal)) } else { Err(&TransferError::Aborted) });
     Ok(())
+}
+
+/// The line that a get leaves: that it was given up, where nothing else was written. A cancel ends its task
+/// at any point.
+struct Line<'a, S: Store> {
+    job: &'a Job<'a, S>,
+    target: &'a RelPath,
+    is_written: bool,
+}
+
+impl<S: Store> Line<'_, S> {
+    fn write(mut self, outcome: Result<Option<Seal>, &TransferError>) {
+        log(self.job, Some(self.target), None, outcome);
+        self.is_written = true;
+    }
+}
+
+impl<S: Store> Drop for Line<'_, S> {
+    fn drop(&mut self) {
+        if !self.is_written {
+            log(self.job, Some(self.target), None, Err(&TransferError::Aborted));
+        }
+    }
 }

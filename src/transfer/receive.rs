@@ -129,12 +129,12 @@ impl<S: Sink> Progress<S> {
         match part {
             None => {}
             Some(Part::Data(buffer)) => staged.write(buffer.content())?,
-            Some(Part::End(seal)) => {
+            Some(Part::End(seal, _)) => {
                 let verified = staged.verify(seal)?;
                 return verified.commit(&self.incoming.target, &terms(&self.incoming)).map(Some);
             }
             Some(Part::Failed(error)) => return Err(error),
-            Some(Part::Begin(..) | Part::Whole(_) | Part::Entries(_) | Part::Listed(_)) => {
+            Some(Part::Begin(..) | Part::Whole(..) | Part::Entries(_) | Part::Listed(_)) => {
                 return Err(TransferError::Aborted);
             }
         }

@@ -248,7 +248,7 @@ async fn put(
         }
     }
     if let Some(seal) = end {
-        let _ = parts.send(Part::End(seal)).await;
+        let _ = parts.send(Part::End(seal, None)).await;
     }
     drop(parts);
     receiving.await.unwrap_or(Err(TransferError::Panicked))
