@@ -341,7 +341,7 @@ impl Group {
         let (tree, target) = (first.staging.tree.clone(), first.target.clone());
         let parents = first.publish.parents;
         // The homes above one of them are above them all.
-        let (mut placed, named) = tree.ledger.in_turn(&[&target], false, || {
+        let (mut placed, opened, made, files) = tree.ledger.in_turn(&[&target], false, || {
             let (mut made, mut placed, mut files) = (Made::default(), Vec::new(), Vec::new());
             let parent = target.split_last().0;
             let opened = tree.open_target(parent.as_ref(), parents, &mut made);
@@ -363,11 +363,15 @@ impl Group {
                 made.undo(&tree);
                 tree.ledger.enter(&made.change());
             }
-            let opened = opened.ok().filter(|_| !files.is_empty());
-            (placed, opened.map(|(directory, identity)| (directory, identity, made, files)))
+            (placed, opened, made, files)
         });
         placed.iter_mut().for_each(Staging::let_go);
-        let (directory, identity, made, files) = named?;
+        if files.is_empty() {
+            // What is left of the way was met by others. A failure leaves it written down.
+            let _ = made.flush(&tree);
+            return None;
+        }
+        let (directory, identity) = opened.ok()?;
         Some(Named { tree, directory, identity, made, files })
     }
 }

@@ -19,6 +19,8 @@ mod ledger;
 mod ledger_tests;
 mod listing;
 mod made;
+#[cfg(test)]
+mod made_tests;
 mod open;
 mod partial;
 mod resolve;
