@@ -257,7 +257,7 @@ impl<S: Store> Session<S> {
             tokio::select! {
                 biased;
                 changed = live.changed() => if changed.is_err() {
-                    break; // The daemon is gone.
+                    return End::stopping(); // Nobody waits for this session any more.
                 },
                 () = sleep(EXPIRY_CHECK), if expires => {}
             }
@@ -307,7 +307,6 @@ impl<S: Store> Session<S> {
                 biased; // A request that comes with the drain or after it finds it.
                 changed = phase.changed() => match changed {
                     Ok(()) => continue,
-                    // Nobody waits for this session any more.
                     Err(_) => return End::stopping(),
                 },
                 () = self.idle.notified() => continue,
