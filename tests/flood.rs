@@ -90,6 +90,14 @@ fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
     Ok((good, slowest))
 }
 
+/// What a whole handshake with this key is answered with; nothing if it is not.
+fn said(daemon: &Daemon, key: &Arc<rustls::ClientConfig>, source: [u8; 4]) -> String {
+    let frame = connect_from(source, &daemon.address)
+        .and_then(|tcp| handshake(key, tcp, b""))
+        .and_then(|mut tls| support::raw::receive_from(&mut tls));
+    frame.ok().flatten().map(|frame| frame.code()).unwrap_or_default()
+}
+
 fn quiet() -> Fallible<Setup> {
     Setup::with(ALL_RIGHTS, "[limits]\nhandshake-timeout = \"3s\"\npenalties = false")
 }
@@ -166,10 +174,7 @@ fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult 
     std::fs::write(daemon.path("big"), &content)?;
     let refused = AtomicUsize::new(0);
     let shake = || {
-        let frame = connect_from([127, 0, 0, 2], &daemon.address)
-            .and_then(|tcp| handshake(&stranger, tcp, b""))
-            .and_then(|mut tls| support::raw::receive_from(&mut tls));
-        let is_refusal = frame.ok().flatten().is_some_and(|frame| frame.code() == "AUTH");
+        let is_refusal = said(&daemon, &stranger, [127, 0, 0, 2]) == "AUTH";
         refused.fetch_add(usize::from(is_refusal), Ordering::SeqCst);
     };
     let flood = || {
@@ -238,29 +243,29 @@ fn strangers_cost_no_more_than_64_kib_each() -> TestResult {
     daemon.wait_for_log("connection refused: ").map(drop)
 }
 
-/// wrong keys cost their source its welcome, and nobody else's.
+/// a thousand wrong keys cost their source its welcome, and nobody else's.
 #[test]
 fn wrong_keys_keep_their_own_source_out_and_no_other() -> TestResult {
+    const TRIES: usize = 1_000;
     let daemon = Daemon::start()?;
     make_key(&daemon.path("stranger"), "ed25519", "")?;
-    // All from 127.0.0.1, so that it is another address that stays welcome.
-    let wrong = || daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("stranger")).run(["ls"]);
-    let mut refused = 0;
-    while wrong()?.code == Some(4) {
-        refused += 1;
-        assert!(refused < 50, "the source is never kept out");
-    }
-    assert!(refused >= 7, "kept out after {refused} tries");
-    daemon.wait_for_log("penalised for")?;
-    let mut closed = connect_from([127, 0, 0, 1], &daemon.address)?;
-    closed.set_read_timeout(Some(PATIENCE))?;
-    assert!(matches!(closed.read(&mut [0; 1]), Ok(0) | Err(_)), "closed at once");
-    let mut open = connect_from([127, 0, 0, 2], &daemon.address)?;
-    open.set_read_timeout(Some(Duration::from_millis(300)))?;
-    let waits =
-        open.read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-    assert!(waits, "another address is still listened to");
+    let (stranger, right) = (config(&daemon.path("stranger"))?, config(&daemon.path("key"))?);
+    let (source, elsewhere) = ([127, 0, 0, 2], [127, 0, 0, 3]);
+    let refused = (0..TRIES).filter(|_| said(&daemon, &stranger, source) == "AUTH").count();
+    // An agent with seven keys is no attack; what is forgiven with time makes room for a few more.
+    println!("assurance: A-12: {refused} of {TRIES} wrong keys of one source were looked at");
+    assert!((8..50).contains(&refused), "{refused} were looked at");
+    assert_eq!(
+        said(&daemon, &right, source),
+        "",
+        "the source is not listened to, whatever its key"
+    );
+    assert_eq!(said(&daemon, &right, elsewhere), "frame 1", "others are");
     Raw::connect(&daemon)?; // And nobody is penalised on the Unix socket.
+    let log = daemon.wait_for_log("penalised for")?;
+    let left = log.split("penalised for ").nth(1).and_then(|rest| rest.split(' ').next());
+    assert!(left.ok_or("no time")?.parse::<u64>()? <= 600, "{log}");
+    assert!(log.lines().count() < 100, "{} lines", log.lines().count());
     Ok(())
 }
 
