@@ -151,9 +151,10 @@ impl Staging {
         let named: Vec<_> =
             groups.into_iter().filter_map(|group| group.place(&mut outcomes)).collect();
         let mut flushes = flush_directories(&named);
-        for Named { tree, directory, identity, made, files } in named {
+        for Named { tree, identity, made, files, .. } in named {
             let outcome = flushes
-                .flush(&tree, Flush::Directory, identity, &directory)
+                .of(identity)
+                .unwrap_or(Err(UNFINISHED))
                 .and_then(|()| made.flush_with(&tree, &mut flushes))
                 .map_err(FsError::after_the_rename);
             for (place, published) in files {

@@ -114,14 +114,20 @@ impl FromIterator<(Identity, Result<(), FsError>)> for Flushes {
 }
 
 impl Flushes {
-    pub(super) fn flush(
+    /// What came of a directory's flush, if there was one.
+    pub(super) fn of(&self, directory: Identity) -> Option<Result<(), FsError>> {
+        self.0.get(&directory).copied()
+    }
+
+    /// Flushes a directory in which another one was made, unless it was flushed.
+    fn flush(
         &mut self,
         tree: &Tree,
-        what: Flush,
         directory: Identity,
         descriptor: &OwnedFd,
     ) -> Result<(), FsError> {
-        let flush = || tree.flush(what, descriptor).map_err(FsError::at("flush the directory"));
+        let flush =
+            || tree.flush(Flush::Ancestor, descriptor).map_err(FsError::at("flush the directory"));
         *self.0.entry(directory).or_insert_with(flush)
     }
 }
@@ -154,7 +160,7 @@ impl Made {
     /// The same, beside others.
     pub(super) fn flush_with(&self, tree: &Tree, flushes: &mut Flushes) -> Result<(), FsError> {
         for step in self.steps.iter().rev() {
-            flushes.flush(tree, Flush::Ancestor, step.place.directory, &step.parent)?;
+            flushes.flush(tree, step.place.directory, &step.parent)?;
         }
         // A name whose flush failed stays written down: nobody knows, so that everybody asks again.
         for step in self.steps.iter().filter(|step| step.own.is_some()) {
