@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::json;
-use support::raw::{Raw, put};
+use support::raw::{ABORT, CANCEL, Raw, TRAILER, put};
 use support::{Daemon, Setup, TestResult, sha256};
 
 /// The lines of the log that have all of these.
@@ -75,6 +75,37 @@ fn whatever_changes_something_or_is_refused_leaves_one_line() -> TestResult {
         assert_eq!(lines(&log, row).len(), 1, "{row:?}\n{log}");
     }
     assert!(!log.contains('\u{1b}'), "nothing acts on a terminal");
+    Ok(())
+}
+
+/// What was only on its way out when its connection was lost, or when it was given up, is not "ok".
+#[test]
+fn a_get_is_done_when_it_was_sent() -> TestResult {
+    const GETS: u32 = 10;
+    let daemon = Daemon::start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let small = vec![7; 64 * 1024];
+    std::fs::create_dir_all(daemon.stored(""))?;
+    std::fs::write(daemon.stored("small"), &small)?;
+    std::fs::write(daemon.stored("large"), vec![7; 4 << 20])?;
+    for id in 1..=GETS {
+        raw.request(id, &json!({"verb": "get", "path": "small"}))?;
+    }
+    while raw.expect()?.kind != TRAILER {}
+    drop(raw); // The socket holds about three more.
+    let log = daemon.wait_for_log_times("verb=\"get\"", GETS as usize)?;
+    let sent = lines(&log, &["path=\"alice/small\"", "result=\"ok\""]).len();
+    assert!((1..=5).contains(&sent), "{sent} are said to be sent\n{log}");
+    let given_up = lines(&log, &["path=\"alice/small\"", "result=\"aborted\""]).len();
+    assert_eq!(sent + given_up, GETS as usize, "{log}");
+
+    let mut raw = Raw::greeted(&daemon)?;
+    raw.request(1, &json!({"verb": "get", "path": "large"}))?;
+    raw.expect()?;
+    raw.send(CANCEL, 1, b"")?;
+    while raw.expect()?.kind != ABORT {}
+    let log = daemon.wait_for_log("alice/large")?;
+    assert_eq!(lines(&log, &["path=\"alice/large\"", "result=\"aborted\""]).len(), 1, "{log}");
     Ok(())
 }
 

@@ -8,6 +8,8 @@ mod support;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use support::evil::against;
 use support::raw::{ANSWER, DATA, ENTRIES, EOF, ERROR, REQUEST, TRAILER, frame, trailer};
@@ -108,34 +110,94 @@ fn a_tree_makes_no_name_that_could_not_be_one() -> TestResult {
     Ok(())
 }
 
-/// L-03: what stands in the way here is neither followed nor replaced unless it is a file.
+/// What is planted where a tree or a file is to land: links, whole and broken, a pipe, a socket, a device.
+fn plant(directory: &Path) -> TestResult {
+    symlink("../outside", directory.join("sub"))?;
+    symlink("../outside/target", directory.join("link"))?;
+    symlink("nowhere", directory.join("broken"))?;
+    mkfifo(&directory.join("pipe"), Mode::S_IRWXU)?;
+    std::os::unix::net::UnixListener::bind(directory.join("socket"))?;
+    // Only root makes one.
+    let _ = mknod(&directory.join("device"), SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3));
+    std::fs::create_dir(directory.join("a directory"))?;
+    Ok(())
+}
+
+/// What stands in a directory, by name, and of what kind it is.
+fn kinds(directory: &Path) -> Result<Vec<(String, std::fs::FileType)>, std::io::Error> {
+    let names = names(directory)?;
+    let kind = |name: String| {
+        let kind = std::fs::symlink_metadata(directory.join(&name))?.file_type();
+        Ok((name, kind))
+    };
+    names.into_iter().map(kind).collect()
+}
+
+/// L-03: what stands in the way here is neither followed, nor opened, nor replaced unless it is a file; and a
+/// directory that changes places with a link meanwhile leads nowhere.
 #[test]
 fn a_tree_follows_no_link_that_is_planted_here() -> TestResult {
     let dir = tempfile::tempdir()?;
-    std::fs::create_dir_all(dir.path().join("in/a directory"))?;
+    let (into, real) = (dir.path().join("in"), dir.path().join("in/real"));
+    std::fs::create_dir_all(&real)?;
     std::fs::create_dir(dir.path().join("outside"))?;
-    symlink("../outside", dir.path().join("in/sub"))?;
-    symlink("../outside/target", dir.path().join("in/link"))?;
-    let ran = against(dir.path(), &["get", "-r", ":", "in"], |kind, id, request| {
+    plant(&into)?;
+    let before = kinds(&into)?;
+    let ran = against(dir.path(), &["get", "-r", ":", "in"], move |kind, id, request| {
         match (kind, request["verb"].as_str(), request["path"].as_str()) {
-            (REQUEST, Some("list"), None) => listing(
-                id,
-                &[
-                    ("sub", "directory"),
-                    ("link", "file"),
-                    ("a directory", "file"),
-                    ("good", "file"),
-                ],
-            ),
+            (REQUEST, Some("list"), None) => {
+                let file = |name| (name, "file");
+                let files = ["link", "broken", "pipe", "socket", "device", "a directory", "good"];
+                let directories = [("sub", "directory"), ("real", "directory")];
+                listing(id, &[&directories[..], &files.map(file)].concat())
+            }
             (REQUEST, Some("list"), _) => listing(id, &[("x", "file")]),
-            (REQUEST, Some("get"), _) => file(id, b"yes", &trailer(b"yes")),
+            (REQUEST, Some("get"), path) => {
+                if path == Some("real/x") {
+                    let _ = std::fs::rename(&real, real.with_file_name("moved"));
+                    let _ = symlink("../outside", &real);
+                }
+                file(id, b"yes", &trailer(b"yes"))
+            }
             _ => Vec::new(),
         }
     })?;
     assert_eq!(ran.code, Some(10), "{}", ran.err);
     assert_eq!(names(&dir.path().join("outside"))?, Vec::<String>::new());
-    assert!(dir.path().join("in/link").is_symlink() && dir.path().join("in/a directory").is_dir());
-    assert_eq!(std::fs::read(dir.path().join("in/good"))?, b"yes");
+    assert!(into.join("real").is_symlink(), "the swap was made");
+    assert_eq!(std::fs::read(into.join("good"))?, b"yes");
+    for (name, kind) in before {
+        let now = std::fs::symlink_metadata(into.join(&name))?.file_type();
+        assert!(now == kind || name == "real", "{name} was {kind:?} and is {now:?}");
+    }
+    Ok(())
+}
+
+/// L-03: the same for a single file, also where it is the user who names what is no file.
+#[test]
+fn a_file_replaces_nothing_that_is_none() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let into = dir.path().join("in");
+    std::fs::create_dir_all(&into)?;
+    std::fs::create_dir(dir.path().join("outside"))?;
+    plant(&into)?;
+    for (name, kind) in kinds(&into)? {
+        let words = ["get", ":x", &format!("in/{name}")];
+        let ran = against(dir.path(), &words, |kind, id, request| {
+            if kind == REQUEST && request["verb"] == "get" {
+                file(id, b"yes", &trailer(b"yes"))
+            } else {
+                Vec::new()
+            }
+        })?;
+        // Into a directory goes what is fetched, and a link to one was named by the user himself.
+        let is_directory = ["a directory", "sub"].contains(&name.as_str());
+        assert_eq!(ran.code, Some(i32::from(!is_directory)), "{name}: {}", ran.err);
+        assert!(is_directory || ran.err.contains("only files are replaced here"), "{}", ran.err);
+        let now = std::fs::symlink_metadata(into.join(&name))?.file_type();
+        assert_eq!(now, kind, "{name}");
+    }
+    assert_eq!(names(&dir.path().join("outside"))?, ["x"], "by the link that was named");
     Ok(())
 }
 

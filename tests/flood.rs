@@ -90,6 +90,14 @@ fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
     Ok((good, slowest))
 }
 
+/// What a whole handshake with this key is answered with; nothing if it is not.
+fn said(daemon: &Daemon, key: &Arc<rustls::ClientConfig>, source: [u8; 4]) -> String {
+    let frame = connect_from(source, &daemon.address)
+        .and_then(|tcp| handshake(key, tcp, b""))
+        .and_then(|mut tls| support::raw::receive_from(&mut tls));
+    frame.ok().flatten().map(|frame| frame.code()).unwrap_or_default()
+}
+
 fn quiet() -> Fallible<Setup> {
     Setup::with(ALL_RIGHTS, "[limits]\nhandshake-timeout = \"3s\"\npenalties = false")
 }
@@ -166,10 +174,7 @@ fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult 
     std::fs::write(daemon.path("big"), &content)?;
     let refused = AtomicUsize::new(0);
     let shake = || {
-        let frame = connect_from([127, 0, 0, 2], &daemon.address)
-            .and_then(|tcp| handshake(&stranger, tcp, b""))
-            .and_then(|mut tls| support::raw::receive_from(&mut tls));
-        let is_refusal = frame.ok().flatten().is_some_and(|frame| frame.code() == "AUTH");
+        let is_refusal = said(&daemon, &stranger, [127, 0, 0, 2]) == "AUTH";
         refused.fetch_add(usize::from(is_refusal), Ordering::SeqCst);
     };
     let flood = || {
@@ -181,18 +186,64 @@ fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult 
     };
     race(flood, || {
         wait_until("the flood runs", || Ok(refused.load(Ordering::SeqCst) > 50))?;
+        let (began, before) = (Instant::now(), refused.load(Ordering::SeqCst));
         let (good, slowest) = logins(&daemon, 10)?;
         assert_eq!(good, 10, "slowest {slowest:?}");
         daemon.ftc_tls().ok(["put", "big", ":"])?;
         let during = refused.load(Ordering::SeqCst);
+        let rate = f64::from(u32::try_from(during - before)?) / began.elapsed().as_secs_f64();
         println!(
-            "assurance: B4 R-04: {good} of 10 logins and a transfer beside {during} handshakes"
+            "assurance: B4 R-04: {good} of 10 logins and a transfer beside {during} handshakes, \
+             {rate:.0} a second"
         );
         assert!(during > 200, "the flood was one: {during}");
         Ok(())
     })?;
     assert!(std::fs::read(daemon.stored("big"))? == content);
     Ok(())
+}
+
+/// R-04 to the letter: 5,000 tries of one source a second, as a daemon meets them that penalises. The flood runs
+/// here, too, so that without penalties it is the machine that is measured.
+#[ignore = "needs a quiet machine; run with: make flood-test FLOODS=--include-ignored"]
+#[test]
+fn five_thousand_tries_a_second_cost_a_transfer_little() -> TestResult {
+    const RATE: f64 = 5_000.0;
+    let daemon = Daemon::start()?;
+    make_key(&daemon.path("stranger"), "ed25519", "")?;
+    let stranger = config(&daemon.path("stranger"))?;
+    std::fs::write(daemon.path("big"), noise(512 << 20, 6))?;
+    let put = || -> Fallible<f64> {
+        let began = Instant::now();
+        daemon.ftc_tls().ok(["put", "big", ":"])?;
+        Ok(512.0 / began.elapsed().as_secs_f64())
+    };
+    put()?;
+    let alone = put()?;
+    let (tries, began) = (AtomicUsize::new(0), Instant::now());
+    let flood = || {
+        let due = began.elapsed().as_secs_f64() * RATE;
+        while f64::from(u32::try_from(tries.load(Ordering::SeqCst)).unwrap_or(u32::MAX)) < due {
+            said(&daemon, &stranger, [127, 0, 0, 2]);
+            tries.fetch_add(1, Ordering::SeqCst);
+        }
+        std::thread::yield_now();
+    };
+    race(flood, || {
+        daemon.wait_for_log("penalised for")?;
+        let (good, slowest) = logins(&daemon, 20)?;
+        let beside = put()?;
+        let tries = f64::from(u32::try_from(tries.load(Ordering::SeqCst))?);
+        let rate = tries / began.elapsed().as_secs_f64();
+        println!(
+            "assurance: B4 R-04 flood: {good} of 20 logins beside {rate:.0} tries a second, the slowest \
+             {slowest:.0?}; a transfer keeps {:.0} % of {alone:.0} MiB/s",
+            100.0 * beside / alone
+        );
+        assert_eq!(good, 20, "slowest {slowest:?}");
+        assert!(beside >= 0.8 * alone, "{alone:.0} MiB/s alone, {beside:.0} beside");
+        Ok(())
+    })
 }
 
 /// B5, F-12: strangers cannot make the daemon hold 64 KiB each: a hello has at most 32 KiB.
@@ -238,29 +289,29 @@ fn strangers_cost_no_more_than_64_kib_each() -> TestResult {
     daemon.wait_for_log("connection refused: ").map(drop)
 }
 
-/// A-12: wrong keys cost their source its welcome, and nobody else's.
+/// A-12: a thousand wrong keys cost their source its welcome, and nobody else's.
 #[test]
 fn wrong_keys_keep_their_own_source_out_and_no_other() -> TestResult {
+    const TRIES: usize = 1_000;
     let daemon = Daemon::start()?;
     make_key(&daemon.path("stranger"), "ed25519", "")?;
-    // All from 127.0.0.1, so that it is another address that stays welcome.
-    let wrong = || daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("stranger")).run(["ls"]);
-    let mut refused = 0;
-    while wrong()?.code == Some(4) {
-        refused += 1;
-        assert!(refused < 50, "the source is never kept out");
-    }
-    assert!(refused >= 7, "kept out after {refused} tries");
-    daemon.wait_for_log("penalised for")?;
-    let mut closed = connect_from([127, 0, 0, 1], &daemon.address)?;
-    closed.set_read_timeout(Some(PATIENCE))?;
-    assert!(matches!(closed.read(&mut [0; 1]), Ok(0) | Err(_)), "closed at once");
-    let mut open = connect_from([127, 0, 0, 2], &daemon.address)?;
-    open.set_read_timeout(Some(Duration::from_millis(300)))?;
-    let waits =
-        open.read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-    assert!(waits, "another address is still listened to");
+    let (stranger, right) = (config(&daemon.path("stranger"))?, config(&daemon.path("key"))?);
+    let (source, elsewhere) = ([127, 0, 0, 2], [127, 0, 0, 3]);
+    let refused = (0..TRIES).filter(|_| said(&daemon, &stranger, source) == "AUTH").count();
+    // An agent with seven keys is no attack; what is forgiven with time makes room for a few more.
+    println!("assurance: A-12: {refused} of {TRIES} wrong keys of one source were looked at");
+    assert!((8..50).contains(&refused), "{refused} were looked at");
+    assert_eq!(
+        said(&daemon, &right, source),
+        "",
+        "the source is not listened to, whatever its key"
+    );
+    assert_eq!(said(&daemon, &right, elsewhere), "frame 1", "others are");
     Raw::connect(&daemon)?; // And nobody is penalised on the Unix socket.
+    let log = daemon.wait_for_log("penalised for")?;
+    let left = log.split("penalised for ").nth(1).and_then(|rest| rest.split(' ').next());
+    assert!(left.ok_or("no time")?.parse::<u64>()? <= 600, "{log}");
+    assert!(log.lines().count() < 100, "{} lines", log.lines().count());
     Ok(())
 }
 

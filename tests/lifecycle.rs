@@ -4,12 +4,14 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::raw::{ANSWER, DATA, EOF, Raw, TRAILER, trailer};
+use support::raw::{ANSWER, DATA, EOF, Raw, TRAILER, frame, trailer};
 use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult};
 
 /// what runs may finish, what is idle is sent away, what is new is refused.
@@ -39,7 +41,8 @@ fn a_stop_lets_running_transfers_finish() -> TestResult {
     Ok(())
 }
 
-/// the drain has an end, by time and by a second signal; nothing half shows.
+/// the drain has an end, by time and by a second signal; nothing half shows, and whoever is cut off is told
+/// why, wherever his transfer stands; who takes no word is not waited for.
 #[test]
 fn a_drain_ends_by_time_or_by_a_second_signal() -> TestResult {
     for (drain, twice) in [("1s", false), ("1h", true)] {
@@ -50,13 +53,32 @@ fn a_drain_ends_by_time_or_by_a_second_signal() -> TestResult {
         busy.send(DATA, 1, b"half")?;
         busy.request(2, &json!({"verb": "stat"}))?;
         busy.expect()?;
+        let mut within = Raw::greeted(&daemon)?;
+        within.request(1, &json!({"verb": "put", "path": "never"}))?;
+        within.bytes(&frame(DATA, 1, b"cut in its middle")[..20])?;
+        std::fs::write(daemon.stored("large"), vec![0; 4 << 20])?;
+        let mut deaf = Raw::greeted(&daemon)?;
+        deaf.request(1, &json!({"verb": "get", "path": "large"}))?;
+        let ftc = daemon.ftc_tls().stdin_pipe().stderr(Stdio::piped()).env("FTC_RETRY", "0s");
+        let mut ftc = ftc.spawn(["put", "-", ":never"])?;
+        let mut stdin = ftc.stdin.take().ok_or("no stdin")?;
+        stdin.write_all(&vec![0; 1 << 20])?;
+        support::wait_until("three uploads", || Ok(daemon.staged()? == 3))?;
         daemon.signal(Signal::SIGTERM)?;
         daemon.wait_for_log("draining")?;
         if twice {
             daemon.signal(Signal::SIGTERM)?;
         }
+        busy.expect_closed("SHUTDOWN")?;
+        within.expect_closed("SHUTDOWN")?;
+        let since = Instant::now();
         assert_eq!(daemon.wait()?, Some(0));
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
         assert!(!daemon.stored("never").exists());
+        let told = ftc.wait_with_output()?;
+        let text = String::from_utf8_lossy(&told.stderr);
+        assert!(text.contains("the server is stopping; try again later"), "{text}");
+        assert_eq!(told.status.code(), Some(3), "{text}");
     }
     Ok(())
 }

@@ -30,6 +30,9 @@ const EXPIRY_EVERY: Duration = Duration::from_mins(10);
 /// How often flushes are looked for that have failed.
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
+/// How long those who are cut off at the end of the drain may take to hear why.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// The signals that end the daemon.
 struct Stop {
     stop: Signal,
@@ -52,7 +55,7 @@ impl Stop {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the drain.
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the drain, and a third one everything.
 pub(super) async fn run<S: Store>(
     store: Arc<S>,
     bound: Vec<Bound>,
@@ -160,6 +163,11 @@ pub(super) async fn run<S: Store>(
     };
     if cut {
         tracing::warn!(name: kind::CUT, "stopping with transfers unfinished: nothing of them is stored");
+        drop(live); // Which sends all sessions away.
+        tokio::select! {
+            _ = timeout(LAST_WORD, all_done.recv()) => {}
+            () = signals.stopped() => {}
+        }
     }
     tracing::info!(name: kind::STOPPED, "stopped");
     Ok(())

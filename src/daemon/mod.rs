@@ -6,6 +6,7 @@ pub mod cli;
 mod compress;
 mod content;
 mod door;
+mod get;
 mod guard;
 mod incoming;
 mod journal;

@@ -8,7 +8,7 @@ use crate::proto::{
     Abort, Answer, CheckInfo, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed,
     Made, Renamed, ResumeInfo, StatInfo, Stored, Trailer, WirePath,
 };
-use crate::transfer::{Committed, Part, Seal, Store, TransferError, Whole};
+use crate::transfer::{Committed, Part, Receipt, Seal, Store, TransferError, Whole};
 use crate::types::Escaped;
 use crate::types::limits::CONTROL_BYTES_MAX;
 use crate::wire::{FrameWriter, WireError};
@@ -81,19 +81,22 @@ pub(super) fn answer<S: Store>(
     writer.control(Kind::Answer, id, &answer)
 }
 
-/// Queues one part of what is streamed. What comes after the final frame is dropped.
+/// Queues one part of what is streamed. What comes after the final frame is dropped. `receipts` gets whoever
+/// waits to hear that this was sent.
 pub(super) async fn part<S: Store>(
     session: &Session<S>,
     writer: &mut FrameWriter,
     id: u32,
     part: Part,
+    receipts: &mut Vec<Receipt>,
 ) -> Result<(), WireError> {
     if !session.state().is_running(id) {
         return Ok(());
     }
     match part {
         Part::Begin(stat, version) => begin(writer, id, &stat, version),
-        Part::Whole(whole) => {
+        Part::Whole(whole, receipt) => {
+            receipts.push(receipt);
             let Whole { stat, version, content, seal } = *whole;
             begin(writer, id, &stat, version)?;
             if let Some(content) = content {
@@ -107,7 +110,10 @@ pub(super) async fn part<S: Store>(
             session.finished(id);
             writer.control(Kind::Answer, id, &Answer::Listed(Listed { entries }))
         }
-        Part::End(seal) => end(session, writer, id, seal),
+        Part::End(seal, receipt) => {
+            receipts.extend(receipt);
+            end(session, writer, id, seal)
+        }
         Part::Failed(error) => answer(session, writer, id, failed(&error)),
     }
 }

@@ -27,7 +27,7 @@ use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
     UPLOADS_MAX, VERSION,
 };
-use crate::transfer::{Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
+use crate::transfer::{Inbox, PARTS_MAX, Part, Receipt, Seal, Shelf, Store, TransferError};
 use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
@@ -193,6 +193,15 @@ async fn refuse(reader: &mut FrameReader, writer: &mut FrameWriter, message: Err
     reader.drain(LINGER, UNREAD_BYTES).await;
 }
 
+/// Sends what is queued, and tells those who wait for that.
+async fn flush(writer: &mut FrameWriter, receipts: &mut Vec<Receipt>) -> Result<(), WireError> {
+    writer.flush().await?;
+    for receipt in receipts.drain(..) {
+        let _ = receipt.send(());
+    }
+    Ok(())
+}
+
 async fn farewell(writer: &mut FrameWriter, message: Option<ErrorMessage>) {
     if let Some(message) = message {
         let _ = writer.control(Kind::Error, 0, &message);
@@ -249,7 +258,7 @@ impl<S: Store> Session<S> {
             tokio::select! {
                 biased;
                 changed = live.changed() => if changed.is_err() {
-                    break; // The daemon is gone.
+                    return End::stopping(); // Nobody waits for this session any more.
                 },
                 () = sleep(EXPIRY_CHECK), if expires => {}
             }
@@ -299,7 +308,6 @@ impl<S: Store> Session<S> {
                 biased; // A request that comes with the drain or after it finds it.
                 changed = phase.changed() => match changed {
                     Ok(()) => continue,
-                    // Nobody waits for this session any more.
                     Err(_) => return End::stopping(),
                 },
                 () = self.idle.notified() => continue,
@@ -386,7 +394,7 @@ impl<S: Store> Session<S> {
                     upload.hand_over().await;
                     let seal = Seal { bytes: trailer.bytes, digest: trailer.sha256 };
                     // A receiver that is gone has said why.
-                    let _ = upload.parts.send(Part::End(seal)).await;
+                    let _ = upload.parts.send(Part::End(seal, None)).await;
                 }
             }
             Event::Cancelled(running) => {
@@ -446,6 +454,7 @@ impl<S: Store> Session<S> {
         writer.flush().await?;
         // Until then the user's bandwidth is used up, and only answers go out.
         let mut paid_at = Instant::now();
+        let mut receipts = Vec::new();
         loop {
             let is_paced = paid_at > Instant::now();
             // The session holds a sender of each, so that neither channel closes.
@@ -458,11 +467,14 @@ impl<S: Store> Session<S> {
             loop {
                 match next {
                     Ok((_, Final::Close(message))) => {
+                        flush(writer, &mut receipts).await?;
                         farewell(writer, message).await;
                         return Ok(());
                     }
                     Ok((id, answer)) => outgoing::answer(self, writer, id, answer)?,
-                    Err((id, part)) => outgoing::part(self, writer, id, part).await?,
+                    Err((id, part)) => {
+                        outgoing::part(self, writer, id, part, &mut receipts).await?;
+                    }
                 }
                 let sent = writer.content_bytes();
                 if sent > 0
@@ -480,7 +492,7 @@ impl<S: Store> Session<S> {
                     (true, Err(_)) => break,
                 };
             }
-            writer.flush().await?;
+            flush(writer, &mut receipts).await?;
         }
     }
 

@@ -10,13 +10,11 @@ use super::journal::kind;
 use super::outgoing::{Final, failed};
 use super::session::Session;
 use super::users::{Peer, User};
-use super::{changes, guard, quota, resume};
+use super::{changes, get, guard, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
-use crate::transfer::{
-    Incoming, Outbox, Part, Seal, Source as _, Store, Taken, TransferError, Whole, list, send_from,
-};
+use crate::transfer::{Incoming, Outbox, Part, Seal, Store, TransferError, list};
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
 /// How long a login may wait for a count before it goes on without a home.
@@ -134,7 +132,7 @@ pub(super) fn start<S: Store>(
         let job = |verb| Job::new(&session, &user, id, verb);
         let outcome = match request {
             Request::Get { path, offset, version } => {
-                get(job("get"), &path, offset, version.as_deref()).await
+                get::get(job("get"), &path, offset, version.as_deref()).await
             }
             Request::List { path } => list_directory(job("list"), path.as_ref()).await,
             Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
@@ -173,7 +171,7 @@ pub(super) fn start<S: Store>(
 pub(super) struct Job<'a, S: Store> {
     pub(super) session: &'a Session<S>,
     pub(super) user: &'a User,
-    id: u32,
+    pub(super) id: u32,
     verb: &'static str,
     started: Instant,
 }
@@ -256,7 +254,11 @@ impl<'a, S: Store> Job<'a, S> {
         self.admit(path, |path| action(Some(path))).map(|(path, _)| Some(path))
     }
 
-    fn logged<T>(
+    /// Decides, and leaves a line if that is a refusal.
+    ///
+    /// # Errors
+    /// The refusal, which has been logged.
+    pub(super) fn logged<T>(
         &self,
         (path, to): (Option<&WirePath>, Option<&WirePath>),
         decide: impl FnOnce() -> Result<T, Refusal>,
@@ -324,74 +326,6 @@ impl<'a, S: Store> Job<'a, S> {
     }
 }
 
-async fn get<S: Store>(
-    job: Job<'_, S>,
-    path: &WirePath,
-    offset: u64,
-    version: Option<&str>,
-) -> Result<(), Refusal> {
-    if offset > 0 && version.is_none() {
-        let told = "an offset means something only with the version that it is of";
-        return job.logged((Some(path), None), || Err((ErrorCode::Protocol, told.to_owned())));
-    }
-    let (target, grant) = job.admit(path, |path| Action::Get { path })?;
-    let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
-    let share = job.user.share.clone();
-    // First a place, so that what a peer does not read holds little memory.
-    let mut place = job.session.wholes.reserve().await.ok();
-    let outcome = async {
-        let taken = if version.is_none() {
-            job.session.shelf.take(target.clone(), share, &job.user.workers).await?
-        } else {
-            let wanted = target.clone();
-            Taken::Open(job.on_disk(move |store| store.open(&wanted)).await?)
-        };
-        let source = match taken {
-            Taken::Whole(whole) => {
-                if job.user.bandwidth.is_none() {
-                    return Ok(Part::Whole(whole));
-                }
-                // Its end waits until its content is paid for.
-                let Whole { stat, version, content, seal } = *whole;
-                outbox.send(Part::Begin(stat, version)).await?;
-                if let Some(content) = content {
-                    outbox.send(Part::Data(content)).await?;
-                }
-                return Ok(Part::End(seal));
-            }
-            Taken::Open(source) => {
-                place = None; // What is streamed waits in the other channel.
-                source
-            }
-        };
-        let is_other = version.is_some_and(|version| version != source.version());
-        if is_other || source.stat().is_some_and(|stat| stat.bytes < offset) {
-            return Err(TransferError::Changed);
-        }
-        if let Some(stat) = source.stat() {
-            outbox.send(Part::Begin(stat.clone(), source.version())).await?;
-        }
-        let (share, workers) = (job.user.share.clone(), &job.user.workers);
-        send_from(source, offset, outbox.clone(), share, workers).await.map(Part::End)
-    };
-    let outcome = outcome.await;
-    let seal = |part: &Part| match part {
-        Part::Whole(whole) => Some(whole.seal),
-        Part::End(seal) => Some(*seal),
-        _ => None,
-    };
-    log(&job, Some(&target), None, outcome.as_ref().map(seal));
-    let end = outcome.unwrap_or_else(|error| Part::Failed(told(error, &grant)));
-    // A connection that is gone needs no end.
-    match (end, place) {
-        (end @ Part::Whole(_), Some(place)) => {
-            place.send((job.id, end));
-        }
-        (end, _) => drop(outbox.send(end).await),
-    }
-    Ok(())
-}
-
 async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
     let target = job.admit_or_home(path, |path| Action::List { path })?;
     let directory = path.map(parse).transpose()?;
@@ -416,7 +350,7 @@ async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), 
 
 /// What the client is told of a failure. Whoever may not list cannot tell what is missing from what is
 /// forbidden; the log knows.
-fn told(error: TransferError, grant: &Grant) -> TransferError {
+pub(super) fn told(error: TransferError, grant: &Grant) -> TransferError {
     match (grant.unlisted, error.code()) {
         (
             Some(refused),
@@ -494,7 +428,7 @@ fn log_look<S: Store>(job: &Job<'_, S>, path: Option<&RelPath>, failed: Option<&
 }
 
 /// One line for a request that was carried out, well or not.
-fn log<S: Store>(
+pub(super) fn log<S: Store>(
     job: &Job<'_, S>,
     path: Option<&RelPath>,
     to: Option<&RelPath>,

@@ -78,7 +78,7 @@ impl Tree {
     /// As mkdir(2).
     pub fn make_directory(&self, path: &RelPath, parents: Parents) -> Result<usize, FsError> {
         let mut made = Made::default();
-        self.ledger.in_turn(&[path], false, || {
+        let outcome = self.ledger.in_turn(&[path], false, || {
             let outcome = match parents {
                 Parents::MustExist => self
                     .open_parent(path.split_last().0.as_ref(), &mut made)
@@ -92,8 +92,9 @@ impl Tree {
             }
             self.ledger.enter(&made.change());
             outcome
-        })?;
-        let flushed = made.flush(self);
+        });
+        let flushed = made.flush(self); // After a failure, of what others have met.
+        outcome?;
         if flushed.is_err() {
             self.ledger.in_turn(&[path], false, || {
                 let before = made.change();
@@ -179,9 +180,7 @@ impl Tree {
         let parent = fstat(&target).map_err(&fail)?;
         let across = identity(&fstat(&source).map_err(&fail)?) != identity(&parent);
         let place = is_directory.then(|| Place::new(&parent, &new));
-        if let Some(place) = &place {
-            self.announce(place);
-        }
+        let looking = place.as_ref().map(|place| self.announce(place));
         // Two names of one inode: the kernel does nothing and says it did. Looked at before: afterwards the
         // same inode under the old name may as well be one that another rename has brought back.
         let is_still = |parent, name| {
@@ -205,6 +204,7 @@ impl Tree {
                 error => fail(error),
             }
         })?;
+        drop(looking);
         self.ledger.enter(&change);
         for home in homes {
             // What cannot be counted now is counted when the daemon next looks.

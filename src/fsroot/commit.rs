@@ -164,9 +164,10 @@ impl Staging {
         let place = |group: Group| alone(|| Ok(group.place(&mut outcomes))).ok().flatten();
         let named: Vec<_> = groups.into_iter().filter_map(place).collect();
         let mut flushes = flush_directories(&named);
-        for Named { tree, directory, identity, made, files } in named {
+        for Named { tree, identity, made, files, .. } in named {
             let outcome = flushes
-                .flush(&tree, Flush::Directory, identity, &directory)
+                .of(identity)
+                .unwrap_or(Err(UNFINISHED))
                 .and_then(|()| made.flush_with(&tree, &mut flushes))
                 .map_err(FsError::after_the_rename);
             for (place, published) in files {
@@ -357,7 +358,7 @@ impl Group {
         let (tree, target) = (first.staging.tree.clone(), first.target.clone());
         let parents = first.publish.parents;
         // The homes above one of them are above them all.
-        let (mut placed, named) = tree.ledger.in_turn(&[&target], false, || {
+        let (mut placed, opened, made, files) = tree.ledger.in_turn(&[&target], false, || {
             let (mut made, mut placed, mut files) = (Made::default(), Vec::new(), Vec::new());
             let parent = target.split_last().0;
             let opened = tree.open_target(parent.as_ref(), parents, &mut made);
@@ -380,11 +381,15 @@ impl Group {
                 made.undo(&tree);
                 tree.ledger.enter(&made.change());
             }
-            let opened = opened.ok().filter(|_| !files.is_empty());
-            (placed, opened.map(|(directory, identity)| (directory, identity, made, files)))
+            (placed, opened, made, files)
         });
         placed.iter_mut().for_each(Staging::let_go);
-        let (directory, identity, made, files) = named?;
+        if files.is_empty() {
+            // What is left of the way was met by others. A failure leaves it written down.
+            let _ = made.flush(&tree);
+            return None;
+        }
+        let (directory, identity) = opened.ok()?;
         Some(Named { tree, directory, identity, made, files })
     }
 }

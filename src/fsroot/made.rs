@@ -3,10 +3,17 @@
 //! A file is durable under its name when every directory above it is. Whoever makes a directory flushes
 //! the one that it is in; whoever meets it before that flush is done must not rely on it, and flushes
 //! too. So what is made is written down here before it exists, and struck out when it is flushed.
+//!
+//! A request that fails takes back what it made, but nothing that others have met: they may have been told
+//! that it is there.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
@@ -40,36 +47,78 @@ impl Place {
     }
 }
 
-/// The names of directories that somebody is making, and how many are at each.
+/// How often it is tried to be alone, and what lies between.
+const ALONE_TRIES: usize = 50;
+const ALONE_STEP: Duration = Duration::from_millis(1);
+
+/// The names of directories that somebody is making.
 #[derive(Debug, Default)]
-pub(super) struct Unflushed(Mutex<HashMap<Place, usize>>);
+pub(super) struct Unflushed {
+    names: Mutex<HashMap<Place, Making>>,
+    /// Held by whoever looks for directories until those that were met are marked, and alone by whoever
+    /// takes some back.
+    looking: RwLock<()>,
+}
+
+#[derive(Debug, Default)]
+struct Making {
+    /// How many are making it.
+    makers: usize,
+    /// Whether anybody came to it who has not made it.
+    is_met: bool,
+}
 
 impl Unflushed {
-    fn names(&self) -> MutexGuard<'_, HashMap<Place, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn names(&self) -> MutexGuard<'_, HashMap<Place, Making>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looking(&self) -> RwLockReadGuard<'_, ()> {
+        self.looking.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For whoever takes some back. Not for long, and nobody waits behind it: those who look may be held up
+    /// by a disk that hangs, and others are not to be.
+    fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        (0..ALONE_TRIES).find_map(|_| match self.looking.try_write() {
+            Ok(alone) => Some(alone),
+            Err(TryLockError::Poisoned(alone)) => Some(alone.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                thread::sleep(ALONE_STEP);
+                None
+            }
+        })
     }
 
     /// Writes a name down; to be done before the directory gets it.
-    pub(super) fn add(&self, place: Place) {
-        *self.names().entry(place).or_default() += 1;
+    fn add(&self, place: Place) {
+        let mut names = self.names();
+        let making = names.entry(place).or_default();
+        making.is_met |= making.makers > 0;
+        making.makers += 1;
     }
 
     /// Strikes a name out, once.
     pub(super) fn remove(&self, place: &Place) {
         let mut names = self.names();
-        if let Some(count) = names.get_mut(place) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(making) = names.get_mut(place) {
+            making.makers -= 1;
+            if making.makers == 0 {
                 names.remove(place);
             }
         }
     }
 
-    fn has(&self, place: &Place) -> bool {
-        self.names().contains_key(place)
+    /// Whether somebody is making it; that one knows from now on that it is not his alone.
+    fn meet(&self, place: &Place) -> bool {
+        self.names().get_mut(place).map(|making| making.is_met = true).is_some()
     }
 
-    fn is_empty(&self) -> bool {
+    fn is_met(&self, place: &Place) -> bool {
+        self.names().get(place).is_some_and(|making| making.is_met)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         self.names().is_empty()
     }
 }
@@ -86,14 +135,20 @@ impl FromIterator<(Identity, Result<(), FsError>)> for Flushes {
 }
 
 impl Flushes {
-    pub(super) fn flush(
+    /// What came of a directory's flush, if there was one.
+    pub(super) fn of(&self, directory: Identity) -> Option<Result<(), FsError>> {
+        self.0.get(&directory).copied()
+    }
+
+    /// Flushes a directory in which another one was made, unless it was flushed.
+    fn flush(
         &mut self,
         tree: &Tree,
-        what: Flush,
         directory: Identity,
         descriptor: &OwnedFd,
     ) -> Result<(), FsError> {
-        let flush = || tree.flush(what, descriptor).map_err(FsError::at("flush the directory"));
+        let flush =
+            || tree.flush(Flush::Ancestor, descriptor).map_err(FsError::at("flush the directory"));
         *self.0.entry(directory).or_insert_with(flush)
     }
 }
@@ -126,7 +181,7 @@ impl Made {
     /// The same, beside others.
     pub(super) fn flush_with(&self, tree: &Tree, flushes: &mut Flushes) -> Result<(), FsError> {
         for step in self.steps.iter().rev() {
-            flushes.flush(tree, Flush::Ancestor, step.place.directory, &step.parent)?;
+            flushes.flush(tree, step.place.directory, &step.parent)?;
         }
         // A name whose flush failed stays written down: nobody knows, so that everybody asks again.
         for step in self.steps.iter().filter(|step| step.own.is_some()) {
@@ -141,17 +196,19 @@ impl Made {
         own.map(|path| (path, Delta { bytes: 0, names: 1 })).collect()
     }
 
-    /// Removes what was made here again, as far as nobody uses it yet; what stays is what was made then.
+    /// Removes what was made here again, as far as nobody has met it, and unless others look all the time; what
+    /// stays is what was made then, and is to be flushed.
     pub(super) fn undo(&mut self, tree: &Tree) {
-        while let Some(step) = self.steps.last() {
-            // A directory that is in use by now stays; so do those above it.
-            let name = step.place.name.as_slice();
-            if step.own.is_some() {
-                if unlinkat(&step.parent, name, UnlinkatFlags::RemoveDir).is_err() {
-                    return;
-                }
-                tree.unflushed.remove(&step.place);
+        let Some(_alone) = tree.unflushed.alone() else { return };
+        self.steps.retain(|step| step.own.is_some());
+        while let Some(Step { parent, place, .. }) = self.steps.last() {
+            // One that stays keeps those above it.
+            if tree.unflushed.is_met(place)
+                || unlinkat(parent, place.name.as_slice(), UnlinkatFlags::RemoveDir).is_err()
+            {
+                return;
             }
+            tree.unflushed.remove(place);
             self.steps.pop();
         }
     }
@@ -164,6 +221,7 @@ impl Tree {
         path: Option<&RelPath>,
         made: &mut Made,
     ) -> nix::Result<OwnedFd> {
+        let _looking = self.unflushed.looking();
         let directory = open_directory(&self.top, path)?;
         // After the opening: what was there by then is written down, or flushed.
         if !self.unflushed.is_empty() {
@@ -182,7 +240,7 @@ impl Tree {
             way = Some(name.below(way.as_ref()));
             let next = open_directory(&self.top, way.as_ref())?;
             let parent = std::mem::replace(&mut directory, next);
-            if self.unflushed.has(&place) {
+            if self.unflushed.meet(&place) {
                 made.steps.push(Step { parent, place, own: None });
             }
         }
@@ -246,7 +304,7 @@ impl Tree {
     ) -> nix::Result<()> {
         let place = Place::new(&fstat(parent)?, name);
         let parent = parent.try_clone().map_err(|_| Errno::EMFILE)?;
-        self.announce(&place);
+        let _looking = self.announce(&place);
         let outcome = mkdirat(
             &parent,
             component(name),
@@ -256,18 +314,17 @@ impl Tree {
             self.unflushed.remove(&place);
         }
         let own = outcome.is_ok().then(|| path.clone());
-        if own.is_some() || self.unflushed.has(&place) {
+        if own.is_some() || self.unflushed.meet(&place) {
             made.steps.push(Step { parent, place, own });
         }
         outcome
     }
 
-    /// Writes down that a directory is about to get a name.
-    pub(super) fn announce(&self, place: &Place) {
-        // Without flushes there is nothing to wait for.
-        if self.options.durability == Durability::Full {
-            self.unflushed.add(place.clone());
-        }
+    /// Writes down that a directory is about to get a name; nobody takes one back until it has.
+    pub(super) fn announce(&self, place: &Place) -> RwLockReadGuard<'_, ()> {
+        let looking = self.unflushed.looking();
+        self.unflushed.add(place.clone());
+        looking
     }
 
     /// Flushes a file or a directory, unless this tree does without.

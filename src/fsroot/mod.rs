@@ -20,6 +20,8 @@ mod ledger_tests;
 mod listing;
 mod look;
 mod made;
+#[cfg(test)]
+mod made_tests;
 mod open;
 mod partial;
 mod resolve;

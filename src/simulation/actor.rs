@@ -366,7 +366,7 @@ impl Actor {
             }
             match download.parts.recv().await {
                 Some(Part::Data(buffer)) => content.extend_from_slice(buffer.content()),
-                Some(Part::End(told)) => {
+                Some(Part::End(told, _)) => {
                     let trusts = self.world.sim.planted(Planted::ClientTrusts);
                     if !trusts && told != seal(&content) {
                         if self.world.is_calm {

@@ -134,9 +134,9 @@ async fn gather(
                 bytes += buffer.content().len() as u64;
                 content.push(buffer);
             }
-            Some(Part::End(seal)) => return Ok(Arrived::Whole(content, seal)),
+            Some(Part::End(seal, _)) => return Ok(Arrived::Whole(content, seal)),
             Some(Part::Failed(error)) => return Err(error),
-            Some(Part::Begin(..) | Part::Whole(_) | Part::Entries(_) | Part::Listed(_)) | None => {
+            Some(Part::Begin(..) | Part::Whole(..) | Part::Entries(_) | Part::Listed(_)) | None => {
                 return Err(TransferError::Aborted);
             }
         }

@@ -35,7 +35,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::fsroot::{Entry, Stat};
 
@@ -45,6 +45,9 @@ pub const PARTS_MAX: usize = 4;
 /// How long a file thread waits for its connection before it is given to somebody else.
 const LINGER: Duration = Duration::from_millis(20);
 
+/// Where to say that everything up to here was sent; dropped when it was not.
+pub type Receipt = oneshot::Sender<()>;
+
 /// One step of a transfer, on its way between a connection and a file thread.
 #[derive(Debug)]
 pub enum Part {
@@ -52,10 +55,10 @@ pub enum Part {
     Begin(Stat, String),
     /// Some of its content.
     Data(Buffer),
-    /// The content is complete.
-    End(Seal),
+    /// The content is complete; where it goes out, somebody waits to hear that it did.
+    End(Seal, Option<Receipt>),
     /// A small file, from its beginning to its end.
-    Whole(Box<Whole>),
+    Whole(Box<Whole>, Receipt),
     /// Some entries of a directory.
     Entries(Vec<Entry>),
     /// The directory is complete.

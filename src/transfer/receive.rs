@@ -131,14 +131,14 @@ impl<S: Sink> Progress<S> {
         match part {
             None => {}
             Some(Part::Data(buffer)) => staged.write(buffer.content())?,
-            Some(Part::End(seal)) => {
+            Some(Part::End(seal, _)) => {
                 let verified = staged.verify(seal)?;
                 let stored = verified.commit(&self.incoming.target, &terms(&self.incoming))?;
                 forget_kept(&*self.store, self.incoming.keep.as_ref());
                 return Ok(Some(stored));
             }
             Some(Part::Failed(error)) => return Err(error),
-            Some(Part::Begin(..) | Part::Whole(_) | Part::Entries(_) | Part::Listed(_)) => {
+            Some(Part::Begin(..) | Part::Whole(..) | Part::Entries(_) | Part::Listed(_)) => {
                 return Err(TransferError::Aborted);
             }
         }

@@ -258,7 +258,7 @@ async fn put(
         }
     }
     if let Some(seal) = end {
-        let _ = parts.send(Part::End(seal)).await;
+        let _ = parts.send(Part::End(seal, None)).await;
     }
     drop(parts);
     receiving.await.unwrap_or(Err(TransferError::Panicked))
@@ -370,7 +370,7 @@ async fn a_panic_in_a_batch_that_comes_in_fails_its_own_file() -> TestResult {
             let mut buffer = share.acquire(3).await;
             buffer.room()[..3].copy_from_slice(b"abc");
             buffer.advance(3);
-            for part in [Part::Data(buffer), Part::End(seal_of(b"abc"))] {
+            for part in [Part::Data(buffer), Part::End(seal_of(b"abc"), None)] {
                 parts.send(part).await.map_err(|_| TransferError::Aborted)?;
             }
             let incoming = incoming(name, Some(3)).map_err(|_| TransferError::Aborted)?;

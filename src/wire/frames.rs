@@ -36,7 +36,15 @@ pub fn split(connection: Connection, stall: Duration) -> (FrameReader, FrameWrit
         turn: 0,
         content_bytes: 0,
     };
-    (reader, FrameWriter { connection, stall, packer: None, frame: Vec::new(), content_bytes: 0 })
+    let writer = FrameWriter {
+        connection,
+        stall,
+        packer: None,
+        turn: 0,
+        frame: Vec::new(),
+        content_bytes: 0,
+    };
+    (reader, writer)
 }
 
 /// The incoming direction.
@@ -266,6 +274,8 @@ pub struct FrameWriter {
     connection: Arc<Connection>,
     stall: Duration,
     packer: Option<Packer>,
+    /// Bytes that were packed, as they were, since others had their turn.
+    turn: usize,
     /// The PACKED frame that is being made.
     frame: Vec<u8>,
     /// Bytes of content that were queued, as they are sent, since that was asked for.
@@ -335,10 +345,13 @@ impl FrameWriter {
         if self.packer.is_none() {
             return self.data(id, bytes);
         }
-        for (number, slice) in bytes.chunks(PACKED_BYTES_MAX as usize).enumerate() {
-            if number > 0 {
+        for slice in bytes.chunks(PACKED_BYTES_MAX as usize) {
+            // Counted as it is, not as it is sent: small files that pack well would never fill the connection.
+            if self.turn + slice.len() > PACKED_BYTES_MAX as usize {
+                self.turn = 0;
                 tokio::task::yield_now().await; // Others share this thread.
             }
+            self.turn += slice.len();
             if !self.packed(id, slice)? {
                 self.data(id, slice)?;
             }

@@ -277,7 +277,7 @@ impl Table {
             (Waits::Listing(backlog), Reply::Answer(_)) => backlog.end(Ok(())),
             (Waits::Content(parts, _, meter), Reply::Trailer(Trailer { bytes, sha256 })) => {
                 meter.say("verifying");
-                return Ok(Some((parts, Part::End(Seal { bytes, digest: sha256 }))));
+                return Ok(Some((parts, Part::End(Seal { bytes, digest: sha256 }, None))));
             }
             (waits, Reply::Error(error)) => {
                 waits.fail(Failure::of_server(error.code, &error.message));

@@ -1,6 +1,7 @@
 //! Goal: a reader takes frames whatever the pieces and to the last byte of their time, a writer sends what it was given.
 //! Method: a pair of Unix sockets, time that stands still until everybody waits.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -261,5 +262,32 @@ async fn what_is_packed_arrives_as_plain_content_whatever_the_pieces() -> TestRe
         return Err("no frame".into());
     };
     assert_eq!(header.kind, Kind::Packed);
+    Ok(())
+}
+
+/// What is packed takes time, and little of it waits to be sent: others on the thread have their turn all the
+/// same, whether files are large or small.
+#[tokio::test]
+async fn packing_lets_others_have_their_turn() -> TestResult {
+    for bytes in [4 * 1024, 60 * 1024, 512 * 1024] {
+        let (_reader, mut writer, _peer) = pair()?;
+        writer.pack()?;
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        let content = vec![b'a'; bytes];
+        for id in 0..u32::try_from((4 << 20) / bytes)? {
+            writer.content(id, &content).await?;
+        }
+        assert!(!writer.is_full(), "only the writer's own turns were counted");
+        other.abort();
+        let turns = turns.load(Ordering::Relaxed);
+        assert!((24..=40).contains(&turns), "{turns} turns in 4 MiB, in pieces of {bytes}");
+    }
     Ok(())
 }

@@ -1,0 +1,116 @@
+//! A file on its way out.
+
+use tokio::sync::oneshot;
+
+use super::verbs::{Job, Refusal, log, told};
+use crate::access::Action;
+use crate::proto::WirePath;
+use crate::transfer::{
+    Outbox, Part, Seal, Source as _, Store, Taken, TransferError, Whole, send_from,
+};
+use crate::types::{ErrorCode, RelPath};
+
+/// Sends a file, from `offset` on if that is of the version that is there.
+///
+/// # Errors
+/// The refusal, which has been logged.
+pub(super) async fn get<S: Store>(
+    job: Job<'_, S>,
+    path: &WirePath,
+    offset: u64,
+    version: Option<&str>,
+) -> Result<(), Refusal> {
+    if offset > 0 && version.is_none() {
+        let told = "an offset means something only with the version that it is of";
+        return job.logged((Some(path), None), || Err((ErrorCode::Protocol, told.to_owned())));
+    }
+    let (target, grant) = job.admit(path, |path| Action::Get { path })?;
+    let line = Line { job: &job, target: &target, is_written: false };
+    let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
+    let share = job.user.share.clone();
+    let (receipt, sent) = oneshot::channel();
+    // First a place, so that what a peer does not read holds little memory.
+    let mut place = job.session.wholes.reserve().await.ok();
+    let outcome = async {
+        let taken = if version.is_none() {
+            job.session.shelf.take(target.clone(), share, &job.user.workers).await?
+        } else {
+            let wanted = target.clone();
+            Taken::Open(job.on_disk(move |store| store.open(&wanted)).await?)
+        };
+        let source = match taken {
+            Taken::Whole(whole) => {
+                let seal = whole.seal;
+                if job.user.bandwidth.is_none() {
+                    return Ok((seal, Part::Whole(whole, receipt)));
+                }
+                // Its end waits until its content is paid for.
+                let Whole { stat, version, content, .. } = *whole;
+                outbox.send(Part::Begin(stat, version)).await?;
+                if let Some(content) = content {
+                    outbox.send(Part::Data(content)).await?;
+                }
+                return Ok((seal, Part::End(seal, Some(receipt))));
+            }
+            Taken::Open(source) => {
+                place = None; // What is streamed waits in the other channel.
+                source
+            }
+        };
+        let is_other = version.is_some_and(|version| version != source.version());
+        if is_other || source.stat().is_some_and(|stat| stat.bytes < offset) {
+            return Err(TransferError::Changed);
+        }
+        if let Some(stat) = source.stat() {
+            outbox.send(Part::Begin(stat.clone(), source.version())).await?;
+        }
+        let (share, workers) = (job.user.share.clone(), &job.user.workers);
+        let seal = send_from(source, offset, outbox.clone(), share, workers).await?;
+        Ok((seal, Part::End(seal, Some(receipt))))
+    };
+    let (seal, end) = match outcome.await {
+        Ok(end) => end,
+        Err(error) => {
+            line.write(Err(&error));
+            let _ = outbox.send(Part::Failed(told(error, &grant))).await;
+            return Ok(());
+        }
+    };
+    // A connection that is gone needs no end.
+    match (end, place) {
+        (end @ Part::Whole(..), Some(place)) => {
+            place.send((job.id, end));
+        }
+        (end, _) => drop(outbox.send(end).await),
+    }
+    let was_sent = tokio::select! {
+        biased; // What was sent stays so when the connection ends.
+        sent = sent => sent.is_ok(),
+        () = outbox.parts.closed() => false,
+    };
+    line.write(if was_sent { Ok(Some(seal)) } else { Err(&TransferError::Aborted) });
+    Ok(())
+}
+
+/// The line that a get leaves: that it was given up, where nothing else was written. A cancel ends its task
+/// at any point.
+struct Line<'a, S: Store> {
+    job: &'a Job<'a, S>,
+    target: &'a RelPath,
+    is_written: bool,
+}
+
+impl<S: Store> Line<'_, S> {
+    fn write(mut self, outcome: Result<Option<Seal>, &TransferError>) {
+        log(self.job, Some(self.target), None, outcome);
+        self.is_written = true;
+    }
+}
+
+impl<S: Store> Drop for Line<'_, S> {
+    fn drop(&mut self) {
+        if !self.is_written {
+            log(self.job, Some(self.target), None, Err(&TransferError::Aborted));
+        }
+    }
+}
