@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::compress;
 use super::content;
 use super::door::Visitor;
-use super::incoming::{HOLD, Upload};
+use super::incoming::{HOLD, Upload, excuse, stall_deadline};
 use super::journal::kind;
 use super::outgoing::{self, Final};
 use super::penalties::Offence;
@@ -29,7 +29,7 @@ use crate::proto::{
 use crate::transfer::{Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
 use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
-use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
+use crate::wire::{Connection, FrameReader, FrameWriter, Next, Progress, WireError, split};
 
 /// How often a session whose admission has an end looks at the clock.
 const EXPIRY_CHECK: Duration = Duration::from_secs(2);
@@ -289,7 +289,13 @@ impl<S: Store> Session<S> {
             let deadline = match (is_idle, is_uploading) {
                 (true, _) if !is_greeted => quiet_since + greeting_timeout,
                 (true, _) => quiet_since + idle_timeout,
-                (false, true) => reader.stall_deadline(),
+                (false, true) => {
+                    let stalls_at = stall_deadline(&intake.uploads);
+                    if stalls_at.is_some_and(|deadline| deadline <= Instant::now()) {
+                        return End::of(WireError::Timeout("receive content"));
+                    }
+                    stalls_at.into_iter().fold(reader.stall_deadline(), Instant::min)
+                }
                 // Only our own answers are due, and the writer watches over them.
                 (false, false) => Instant::now() + idle_timeout,
             };
@@ -340,7 +346,6 @@ impl<S: Store> Session<S> {
             let wanted = (expect == Expect::Content).then_some(id);
             return self.content(reader, header.payload_bytes, &mut intake.uploads, wanted).await;
         }
-        let was_uploading = self.state().awaits_content();
         let payload = reader.control(header).await?;
         let event = self.state().control(header, payload)?;
         match event {
@@ -358,9 +363,7 @@ impl<S: Store> Session<S> {
                 self.refuse(id, ErrorCode::Shutdown, STOPPING).await;
             }
             Event::Put(put) => {
-                if !was_uploading {
-                    reader.resume();
-                }
+                reader.resume(); // This one has only begun; those before it are watched by themselves.
                 self.put(id, put, &mut intake.uploads).await;
             }
             Event::Request(Request::Unknown) => {
@@ -392,8 +395,11 @@ impl<S: Store> Session<S> {
                 let was_upload = upload.is_some();
                 if let Some(upload) = upload {
                     // Said, because a channel that just closes is a cut, of which something may be kept.
+                    let waited = Instant::now();
                     let _ = upload.parts.send(Part::Failed(TransferError::Aborted)).await;
-                    reader.resume(); // The wait was ours.
+                    if waited.elapsed() > HOLD {
+                        excuse(reader, &mut intake.uploads, waited.elapsed());
+                    }
                 }
                 if let Some(task) = intake.tasks.remove(&id).filter(|_| running && !was_upload) {
                     task.abort();
@@ -408,12 +414,16 @@ impl<S: Store> Session<S> {
         let Some(user) = self.user() else { return };
         let there = put.resume.as_ref().map_or(0, |resume| resume.offset);
         let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
-        let bytes_max = user.bytes_max(&self.server.live.borrow().settings.limits);
+        let (bytes_max, stall) = {
+            let limits = &self.server.live.borrow().settings.limits;
+            (user.bytes_max(limits), limits.stall_timeout)
+        };
         match verbs::admit_put(&user, &put, bytes_max) {
             Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
                 verbs::start_put(self, user, id, admitted, queue);
-                uploads.insert(id, Upload { parts, filling: None, due });
+                let progress = Progress::new(stall);
+                uploads.insert(id, Upload { parts, filling: None, due, progress });
             }
             Err((code, message)) => {
                 verbs::log_refusal(self, &user, "put", (Some(&put.path), None), (code, &message));
