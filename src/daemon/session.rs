@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::compress;
@@ -19,6 +18,7 @@ use super::incoming::{HOLD, Upload, excuse, stall_deadline};
 use super::journal::kind;
 use super::outgoing::{self, Final};
 use super::penalties::Offence;
+use super::running::Running;
 use super::server::{FAREWELL, Phase, Server};
 use super::users::{Peer, User};
 use super::verbs;
@@ -63,12 +63,13 @@ pub(super) struct Session<S: Store> {
 /// What a connection has taken in and not finished.
 struct Intake {
     uploads: BTreeMap<u32, Upload>,
-    /// Requests other than puts, so that they can be cancelled.
-    tasks: BTreeMap<u32, AbortHandle>,
     /// The connection's place among those that compress, in all and of the user.
     compressed: Option<compress::Place>,
     draining: bool,
 }
+
+/// Requests other than puts, so that they can be cancelled, and are when nobody waits for them.
+type Tasks = BTreeMap<u32, Running>;
 
 /// Why a session ends.
 enum End {
@@ -148,8 +149,9 @@ pub(super) async fn serve<S: Store>(
         return;
     }
     drop(live);
+    let mut tasks = Tasks::new();
     let end = {
-        let reading = session.read(&mut reader);
+        let reading = session.read(&mut reader, &mut tasks);
         let mut writing =
             std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut content));
         let end = tokio::select! {
@@ -170,6 +172,7 @@ pub(super) async fn serve<S: Store>(
         }
         end
     };
+    drop(tasks); // The last word is said, or there is nobody to hear it.
     verbs::log_suppressed(&session, &user);
     match end {
         End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
@@ -258,13 +261,8 @@ impl<S: Store> Session<S> {
     }
 
     /// The incoming direction: frames in, work started.
-    async fn read(self: &Arc<Self>, reader: &mut FrameReader) -> End {
-        let mut intake = Intake {
-            uploads: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            compressed: None,
-            draining: false,
-        };
+    async fn read(self: &Arc<Self>, reader: &mut FrameReader, tasks: &mut Tasks) -> End {
+        let mut intake = Intake { uploads: BTreeMap::new(), compressed: None, draining: false };
         let mut phase = self.server.phase.clone();
         let (greeting_timeout, idle_timeout) = {
             let live = self.server.live.borrow();
@@ -312,7 +310,7 @@ impl<S: Store> Session<S> {
             };
             let outcome = match next {
                 Ok(Next::Frame(header)) => {
-                    let outcome = self.frame(reader, &header, &mut intake).await;
+                    let outcome = self.frame(reader, &header, &mut intake, tasks).await;
                     quiet_since = Instant::now();
                     outcome
                 }
@@ -339,6 +337,7 @@ impl<S: Store> Session<S> {
         reader: &mut FrameReader,
         header: &crate::proto::Header,
         intake: &mut Intake,
+        tasks: &mut Tasks,
     ) -> Result<(), WireError> {
         let id = header.id;
         let expect = self.state().header(header)?;
@@ -375,10 +374,10 @@ impl<S: Store> Session<S> {
                 self.compress(id, &method, reader, &mut intake.compressed).await?;
             }
             Event::Request(request) => {
-                intake.tasks.retain(|_, task| !task.is_finished());
+                tasks.retain(|_, task| !task.is_finished());
                 if let Some(user) = self.user() {
                     let task = verbs::start(self, user, id, request);
-                    intake.tasks.extend(task.map(|task| (id, task)));
+                    tasks.extend(task.map(|task| (id, task)));
                 }
             }
             Event::Eof => {}
@@ -401,8 +400,8 @@ impl<S: Store> Session<S> {
                         excuse(reader, &mut intake.uploads, waited.elapsed());
                     }
                 }
-                if let Some(task) = intake.tasks.remove(&id).filter(|_| running && !was_upload) {
-                    task.abort();
+                if let Some(task) = tasks.remove(&id).filter(|_| running && !was_upload) {
+                    drop(task);
                     let _ = self.parts.send((id, Part::Failed(TransferError::Aborted))).await;
                 }
             }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 use super::journal::kind;
 use super::outgoing::{Final, failed};
+use super::running::{Running, Watched};
 use super::session::Session;
 use super::users::{Peer, User};
 use super::{changes, quota, resume};
@@ -117,7 +117,7 @@ pub(super) fn start<S: Store>(
     user: Arc<User>,
     id: u32,
     request: Request,
-) -> Option<AbortHandle> {
+) -> Option<Running> {
     let only_reads = matches!(
         request,
         Request::Get { .. }
@@ -158,7 +158,7 @@ pub(super) fn start<S: Store>(
                 session.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
         }
     });
-    only_reads.then(|| task.abort_handle())
+    only_reads.then(|| Running::new(&task))
 }
 
 /// A request on its way: who asks for what, and since when.
@@ -258,6 +258,11 @@ impl<'a, S: Store> Job<'a, S> {
         })
     }
 
+    /// Leaves the line in the log of a request that is given up while it works: nobody else would.
+    pub(super) fn watch<'j>(&'j self, path: &'j RelPath) -> Watched<'j, 'a, S> {
+        Watched::new(self, path)
+    }
+
     fn at_home(&self, path: &RelPath) -> RelPath {
         path.below(self.user.principal.home.as_ref())
     }
@@ -331,14 +336,14 @@ async fn get<S: Store>(
     let share = job.user.share.clone();
     // First a place, so that what a peer does not read holds little memory.
     let mut place = job.session.wholes.reserve().await.ok();
+    let watched = job.watch(&target);
     let outcome = async {
         let taken = if version.is_none() {
             job.session.shelf.take(target.clone(), share, &job.user.workers).await?
         } else {
-            let wanted = target.clone();
-            Taken::Open(job.on_disk(move |store| store.open(&wanted)).await?)
+            Taken::Crowded
         };
-        let source = match taken {
+        let (source, _held) = match taken {
             Taken::Whole(whole) => {
                 if job.user.bandwidth.is_none() {
                     return Ok(Part::Whole(whole));
@@ -351,9 +356,16 @@ async fn get<S: Store>(
                 }
                 return Ok(Part::End(seal));
             }
-            Taken::Open(source) => {
-                place = None; // What is streamed waits in the other channel.
-                source
+            // What is streamed waits in the other channel.
+            Taken::Open(source, held) => {
+                place = None;
+                (source, held)
+            }
+            Taken::Crowded => {
+                place = None;
+                let held = job.user.workers.reads().hold(1).await;
+                let wanted = target.clone();
+                (job.on_disk(move |store| store.open(&wanted)).await?, held)
             }
         };
         let is_other = version.is_some_and(|version| version != source.version());
@@ -367,6 +379,7 @@ async fn get<S: Store>(
         send_from(source, offset, outbox.clone(), share, workers).await.map(Part::End)
     };
     let outcome = outcome.await;
+    watched.ended();
     let seal = |part: &Part| match part {
         Part::Whole(whole) => Some(whole.seal),
         Part::End(seal) => Some(*seal),
@@ -473,7 +486,7 @@ pub(super) fn log_turned_away(user: &User, peer: &Peer, address: &str, reason: &
 }
 
 /// One line for a request that was carried out, well or not.
-fn log<S: Store>(
+pub(super) fn log<S: Store>(
     job: &Job<'_, S>,
     path: Option<&RelPath>,
     to: Option<&RelPath>,
