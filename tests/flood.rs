@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::raw::Raw;
+use support::raw::{DATA, EOF, Raw, TRAILER, put as raw_put, trailer};
 use support::tls::{config, connect_from, handshake};
 use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, make_key, noise, race, wait_until};
 
@@ -79,13 +79,18 @@ impl Drop for Flood {
 
 /// How many of so many logins succeed, and the slowest.
 fn logins(daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
+    logins_within(PATIENCE, daemon, count)
+}
+
+/// The same, of which each has so long.
+fn logins_within(patience: Duration, daemon: &Daemon, count: usize) -> Fallible<(usize, Duration)> {
     let (mut good, mut slowest) = (0, Duration::ZERO);
     for _ in 0..count {
         let began = Instant::now();
         let ran = daemon.ftc_tls().run(["ls"])?;
         let took = began.elapsed();
         slowest = slowest.max(took);
-        good += usize::from(ran.code == Some(0) && took < PATIENCE);
+        good += usize::from(ran.code == Some(0) && took < patience);
     }
     Ok((good, slowest))
 }
@@ -115,7 +120,8 @@ fn a_flood_from_one_address_locks_nobody_out() -> TestResult {
     Ok(())
 }
 
-/// B4 to the letter: 2,000 sockets, 200 logins, and a transfer beside them.
+/// B4 to the letter: 2,000 sockets, 200 logins of which 99 in 100 take a second at most, and a transfer beside
+/// them.
 #[ignore = "needs a quiet machine; run with: make flood-test FLOODS=--include-ignored"]
 #[test]
 fn two_thousand_sockets_of_one_address_cost_others_little() -> TestResult {
@@ -129,14 +135,14 @@ fn two_thousand_sockets_of_one_address_cost_others_little() -> TestResult {
     put()?;
     let alone = put()?;
     let _flood = Flood::start(&daemon, 2_000, |_| [127, 0, 0, 2])?;
-    let (good, slowest) = logins(&daemon, 200)?;
+    let (good, slowest) = logins_within(Duration::from_secs(1), &daemon, 200)?;
     let beside = put()?;
     println!(
-        "assurance: B4 flood: {good} of 200 logins beside 2,000 sockets of one address, the slowest \
+        "assurance: B4 flood: {good} of 200 logins within 1 s beside 2,000 sockets of one address, the slowest \
          {slowest:.0?}; a transfer keeps {:.0} % of {alone:.0} MiB/s",
         100.0 * beside / alone
     );
-    assert!(good >= 198, "{good} of 200 logins, slowest {slowest:?}");
+    assert!(good >= 198, "{good} of 200 logins within a second, slowest {slowest:?}");
     assert!(beside >= 0.8 * alone, "{alone:.0} MiB/s alone, {beside:.0} beside");
     Ok(())
 }
@@ -338,19 +344,42 @@ fn connections_past_a_limit_are_refused_with_its_name() -> TestResult {
     Ok(())
 }
 
-/// R-06, B6: without descriptors the daemon neither spins nor stops, and recovers at once.
+/// R-06, B6: without descriptors the daemon neither spins nor stops: what runs goes on and is stored, and
+/// logins succeed again at once.
 #[test]
 fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
+    without_descriptors(PATIENCE)
+}
+
+/// B6 to the letter: at once is within a second.
+#[ignore = "needs a quiet machine; run with: make flood-test FLOODS=--include-ignored"]
+#[test]
+fn a_daemon_without_descriptors_recovers_within_a_second() -> TestResult {
+    without_descriptors(Duration::from_secs(1))
+}
+
+fn without_descriptors(patience: Duration) -> TestResult {
     let setup =
         Setup::with(ALL_RIGHTS, "[limits]\npenalties = false\nhandshake-timeout = \"60s\"")?;
     let daemon = setup.start_traced(&["-e", "trace=accept4"])?;
-    let failing = || -> Fallible<usize> {
-        Ok(std::fs::read_to_string(daemon.path("trace"))?.matches("EMFILE").count())
+    // Those that found somebody, or no descriptor. A call that another thread interrupts has two lines.
+    let accepts = || -> Fallible<usize> {
+        let trace = std::fs::read_to_string(daemon.path("trace"))?;
+        let ended = |line: &&str| !line.contains("EAGAIN") && !line.contains("unfinished");
+        Ok(trace.lines().filter(|line| line.contains("accept4")).filter(ended).count())
     };
     let mut session = Raw::greeted(&daemon)?;
+    let content = noise(2 << 20, 6);
+    let (first, second) = content.split_at(1 << 20);
+    let mut running = Raw::greeted(&daemon)?;
+    let put = serde_json::json!({"verb": "put", "path": "running", "bytes": content.len()});
+    running.request(1, &put)?;
+    running.send(DATA, 1, first)?;
+    wait_until("the put runs", || Ok(daemon.staged()? == 1))?;
     let pid = daemon.pid().to_string();
     let used = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-    let limit = format!("--nofile={0}:{0}", used + 4);
+    // Fewer than the budget that was checked at the start: a few for newcomers, and those that are kept back.
+    let limit = format!("--nofile={0}:{0}", used + 28);
     let set = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
     assert!(set.is_ok_and(|status| status.success()), "prlimit, of util-linux, is needed");
     let spent = || -> Fallible<u64> {
@@ -367,31 +396,36 @@ fn a_daemon_without_descriptors_waits_and_recovers() -> TestResult {
     let last = crowd.last_mut().ok_or("nobody")?;
     last.set_read_timeout(Some(PATIENCE))?;
     assert!(matches!(last.read(&mut [0; 1]), Ok(0) | Err(_)));
-    let (before, failed, began) = (spent()?, failing()?, Instant::now());
+    let (before, accepted, began) = (spent()?, accepts()?, Instant::now());
     while began.elapsed() < Duration::from_secs(1) {
         crowd.push(connect_from([127, 0, 0, 2], &daemon.address)?);
-        // Answered at once; a file needs a descriptor, too.
-        let code =
-            session.code_of(u32::try_from(crowd.len())?, &serde_json::json!({"verb": "stat"}))?;
-        assert!(["frame 8", "BUSY"].contains(&code.as_str()), "{code}");
-        std::thread::yield_now();
+        // Who is in is answered at once; files need descriptors, too.
+        let id = u32::try_from(crowd.len())?;
+        assert_eq!(session.code_of(2 * id, &serde_json::json!({"verb": "stat"}))?, "frame 8");
+        session.bytes(&raw_put(2 * id + 1, &serde_json::json!("small"), b"small"))?;
+        assert_eq!(session.expect()?.code(), "frame 8");
     }
-    let failed = failing()? - failed;
+    let accepted = accepts()? - accepted;
     // The bar is 20 a second; a busy machine only makes them fewer.
     let most = 20.0 * (began.elapsed().as_secs_f64() + 0.1);
-    assert!(failed >= 1 && f64::from(u32::try_from(failed)?) <= most, "{failed} accepts failed");
+    assert!(accepted >= 1 && f64::from(u32::try_from(accepted)?) <= most, "{accepted} accepts");
+    running.send(DATA, 1, second)?;
+    running.send(EOF, 1, b"")?;
+    running.send(TRAILER, 1, &trailer(&content))?;
+    assert_eq!(running.expect()?.code(), "frame 8", "the put that ran is stored");
+    assert!(std::fs::read(daemon.stored("running"))? == content);
     drop(crowd);
     let spent = spent()? - before;
     assert!(spent < 90, "of 100 ticks of a processor: {spent}");
     let began = Instant::now();
     while daemon.ftc_tls().run(["ls"])?.code != Some(0) {
-        assert!(began.elapsed() < PATIENCE, "logins succeed again");
+        assert!(began.elapsed() < patience, "logins succeed again");
     }
-    assert!(began.elapsed() < PATIENCE, "after {:?}", began.elapsed());
+    let after = began.elapsed();
+    assert!(after < patience, "a login succeeds after {after:?}");
     println!(
-        "assurance: B6 descriptors: {failed} failing accepts a second and {spent} % of a processor; a \
-         session goes on; logins {:.1?} after",
-        began.elapsed()
+        "assurance: B6 descriptors: {accepted} accepts in vain a second and {spent} % of a processor; a \
+         put goes on and is stored; logins {after:.1?} after"
     );
     Ok(())
 }

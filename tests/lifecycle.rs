@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::raw::{ANSWER, DATA, EOF, Raw, TRAILER, frame, trailer};
+use support::raw::{ANSWER, CANCEL, DATA, EOF, Raw, TRAILER, frame, put, trailer};
 use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult};
 
 /// what runs may finish, what is idle is sent away, what is new is refused.
@@ -212,6 +212,50 @@ fn slow_peers_are_closed_and_hold_nobody_up() -> TestResult {
                 other => return Err(format!("{name} was not told: {other:?}").into()),
             }
         }
+    }
+    daemon.assert_nothing_staged()
+}
+
+/// an upload that has stalled is closed, whatever else its connection moves: what it was promised must not
+/// be kept from others.
+#[test]
+fn an_upload_that_stalls_is_not_hidden_by_what_moves_beside_it() -> TestResult {
+    let daemon = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"1s\"")?.start()?;
+    let piece = vec![b'x'; 64 << 10];
+    for beside in ["puts that are given up", "puts that are stored", "an upload", "questions"] {
+        let mut raw = Raw::greeted(&daemon)?;
+        let began = Instant::now();
+        raw.request(1, &json!({"verb": "put", "path": "stalled", "bytes": 1 << 20}))?;
+        raw.send(DATA, 1, b"and then nothing")?;
+        if beside == "an upload" {
+            raw.request(2, &json!({"verb": "put", "path": "moves"}))?;
+        }
+        let mut last = 2;
+        let closed = 'beside: loop {
+            last += 2;
+            let stat = json!({"verb": "stat"});
+            let sent = match beside {
+                "puts that are given up" => raw
+                    .request(last, &json!({"verb": "put", "path": "tiny"}))
+                    .and_then(|()| raw.send(DATA, last, b"tiny"))
+                    .and_then(|()| raw.send(CANCEL, last, b"")),
+                "puts that are stored" => raw.bytes(&put(last, &json!("tiny"), b"tiny")),
+                "an upload" => raw.send(DATA, 2, &piece),
+                _ => Ok(()),
+            };
+            // In step with the answers.
+            let sent = sent.and_then(|()| raw.request(last + 1, &stat));
+            let mut answered = false;
+            while !answered {
+                match raw.receive()? {
+                    Some(frame) if frame.id == 0 => break 'beside frame.code(),
+                    Some(frame) => answered = frame.id == last + 1,
+                    None => break 'beside format!("{sent:?}"),
+                }
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "hidden by {beside}");
+        };
+        assert_eq!(closed, "TIMEOUT", "{beside}");
     }
     daemon.assert_nothing_staged()
 }

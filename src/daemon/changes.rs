@@ -62,7 +62,9 @@ pub(super) async fn tell_digest<S: Store>(
 ) -> Result<(), Refusal> {
     let (target, grant) = job.admit(path, |path| Action::Digest { path })?;
     let wanted = target.clone();
+    let watched = job.watch(&target);
     let outcome = async {
+        let _held = job.user.workers.reads().hold(1).await;
         let source = job.on_disk(move |store| store.open(&wanted)).await?;
         let mtime_ns = source.stat().map_or(0, |stat| stat.mtime_ns);
         let (seal, reread) = digest(source, reread, &job.user.share, &job.user.workers).await?;
@@ -70,6 +72,7 @@ pub(super) async fn tell_digest<S: Store>(
         Ok((Final::Digest(DigestInfo { bytes, sha256, mtime_ns, reread }), Some(seal)))
     };
     let outcome = outcome.await;
+    watched.ended();
     job.end(&target, None, &grant, outcome).await;
     Ok(())
 }

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::logging::Limiter;
 use super::penalties::{Offence, Penalties};
@@ -169,26 +171,12 @@ impl Drop for Taken {
     }
 }
 
-/// A descriptor that is kept for the moment in which there is no other: giving it up makes room to take
-/// one waiting peer and close it, so that peers are told instead of left waiting.
-#[derive(Debug)]
-pub(super) struct Reserve(Option<OwnedFd>);
+/// Descriptors that no newcomer gets, so that what runs goes on when there are fewer than were counted on:
+/// fewer than the budget has to spare, so that it never keeps anybody out who is in it.
+const KEPT_BACK: u64 = 24;
 
-impl Reserve {
-    pub(super) fn of(listener: &impl AsFd) -> Self {
-        Self(listener.as_fd().try_clone_to_owned().ok())
-    }
-
-    /// Whether accept failed for want of a descriptor; then there is one free now.
-    pub(super) fn spend(&mut self, error: &std::io::Error) -> bool {
-        use nix::libc::{EMFILE, ENFILE};
-        matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) && self.0.take().is_some()
-    }
-
-    /// Takes one again, if it can be had.
-    pub(super) fn refill(&mut self, listener: &impl AsFd) {
-        if self.0.is_none() {
-            *self = Self::of(listener);
-        }
-    }
+/// Whether enough descriptors are left behind this one, which is the lowest that was free.
+pub(super) fn leaves_some(newcomer: &impl AsRawFd) -> bool {
+    let number = u64::try_from(newcomer.as_raw_fd()).unwrap_or(0);
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(limit, _)| number + KEPT_BACK < limit)
 }

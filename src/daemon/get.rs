@@ -5,10 +5,8 @@ use tokio::sync::oneshot;
 use super::verbs::{Job, Refusal, log, told};
 use crate::access::Action;
 use crate::proto::WirePath;
-use crate::transfer::{
-    Outbox, Part, Seal, Source as _, Store, Taken, TransferError, Whole, send_from,
-};
-use crate::types::{ErrorCode, RelPath};
+use crate::transfer::{Outbox, Part, Source as _, Store, Taken, TransferError, Whole, send_from};
+use crate::types::ErrorCode;
 
 /// Sends a file, from `offset` on if that is of the version that is there.
 ///
@@ -25,7 +23,7 @@ pub(super) async fn get<S: Store>(
         return job.logged((Some(path), None), || Err((ErrorCode::Protocol, told.to_owned())));
     }
     let (target, grant) = job.admit(path, |path| Action::Get { path })?;
-    let line = Line { job: &job, target: &target, is_written: false };
+    let watched = job.watch(&target);
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let share = job.user.share.clone();
     let (receipt, sent) = oneshot::channel();
@@ -35,10 +33,9 @@ pub(super) async fn get<S: Store>(
         let taken = if version.is_none() {
             job.session.shelf.take(target.clone(), share, &job.user.workers).await?
         } else {
-            let wanted = target.clone();
-            Taken::Open(job.on_disk(move |store| store.open(&wanted)).await?)
+            Taken::Crowded
         };
-        let source = match taken {
+        let (source, _held) = match taken {
             Taken::Whole(whole) => {
                 let seal = whole.seal;
                 if job.user.bandwidth.is_none() {
@@ -52,9 +49,16 @@ pub(super) async fn get<S: Store>(
                 }
                 return Ok((seal, Part::End(seal, Some(receipt))));
             }
-            Taken::Open(source) => {
-                place = None; // What is streamed waits in the other channel.
-                source
+            // What is streamed waits in the other channel.
+            Taken::Open(source, held) => {
+                place = None;
+                (source, held)
+            }
+            Taken::Crowded => {
+                place = None;
+                let held = job.user.workers.reads().hold(1).await;
+                let wanted = target.clone();
+                (job.on_disk(move |store| store.open(&wanted)).await?, held)
             }
         };
         let is_other = version.is_some_and(|version| version != source.version());
@@ -71,7 +75,8 @@ pub(super) async fn get<S: Store>(
     let (seal, end) = match outcome.await {
         Ok(end) => end,
         Err(error) => {
-            line.write(Err(&error));
+            watched.ended();
+            log(&job, Some(&target), None, Err(&error));
             let _ = outbox.send(Part::Failed(told(error, &grant))).await;
             return Ok(());
         }
@@ -88,29 +93,8 @@ pub(super) async fn get<S: Store>(
         sent = sent => sent.is_ok(),
         () = outbox.parts.closed() => false,
     };
-    line.write(if was_sent { Ok(Some(seal)) } else { Err(&TransferError::Aborted) });
+    watched.ended();
+    let outcome = if was_sent { Ok(Some(seal)) } else { Err(&TransferError::Aborted) };
+    log(&job, Some(&target), None, outcome);
     Ok(())
-}
-
-/// The line that a get leaves: that it was given up, where nothing else was written. A cancel ends its task
-/// at any point.
-struct Line<'a, S: Store> {
-    job: &'a Job<'a, S>,
-    target: &'a RelPath,
-    is_written: bool,
-}
-
-impl<S: Store> Line<'_, S> {
-    fn write(mut self, outcome: Result<Option<Seal>, &TransferError>) {
-        log(self.job, Some(self.target), None, outcome);
-        self.is_written = true;
-    }
-}
-
-impl<S: Store> Drop for Line<'_, S> {
-    fn drop(&mut self) {
-        if !self.is_written {
-            log(self.job, Some(self.target), None, Err(&TransferError::Aborted));
-        }
-    }
 }

@@ -10,7 +10,7 @@ use super::session::Session;
 use super::users::User;
 use crate::transfer::{Buffer, Part, Store};
 use crate::types::limits::BUFFER_BYTES;
-use crate::wire::{FrameReader, WireError};
+use crate::wire::{FrameReader, Progress, WireError};
 
 /// How long content may wait in a buffer that is not full, so that a slow sender holds no memory.
 pub(super) const HOLD: Duration = Duration::from_millis(200);
@@ -23,6 +23,27 @@ pub(super) struct Upload {
     pub(super) filling: Option<Buffer>,
     /// Bytes still to come, when they were announced.
     pub(super) due: Option<u64>,
+    /// What has moved of it lately.
+    pub(super) progress: Progress,
+}
+
+/// When the first of the uploads will have moved too little, unless it moves more. One that has failed holds
+/// nothing any more.
+pub(super) fn stall_deadline(uploads: &BTreeMap<u32, Upload>) -> Option<Instant> {
+    let open = uploads.values().filter(|upload| !upload.parts.is_closed());
+    open.map(|upload| upload.progress.deadline_among(uploads.len())).min()
+}
+
+/// Leaves a wait that was ours out of account, for the connection and for each of its uploads.
+pub(super) fn excuse(
+    reader: &mut FrameReader,
+    uploads: &mut BTreeMap<u32, Upload>,
+    waited: Duration,
+) {
+    reader.resume();
+    for upload in uploads.values_mut() {
+        upload.progress.delay(waited);
+    }
 }
 
 impl Upload {
@@ -49,14 +70,16 @@ impl<S: Store> Session<S> {
         let mut left = payload_bytes as usize;
         let mut nowhere = Vec::new();
         while left > 0 {
+            let stalls_at = stall_deadline(uploads);
             let target = taker.and_then(|id| uploads.get_mut(&id));
             let (Some(target), Some(user)) = (target, &user) else {
                 nowhere.resize(DROP_BYTES, 0);
                 let most = left.min(DROP_BYTES);
-                let read = reader.content(&mut nowhere[..most], None).await?.unwrap_or(0);
-                left -= read;
+                let read = reader.content(&mut nowhere[..most], stalls_at).await?;
+                left -= read.unwrap_or(0);
+                check_stall(read.is_none(), stalls_at)?;
                 if let Some(user) = &user {
-                    pace(user, reader).await;
+                    pace(user, reader, uploads).await;
                 }
                 continue;
             };
@@ -76,18 +99,21 @@ impl<S: Store> Session<S> {
                 }
                 let buffer = user.share.acquire(due).await;
                 if waited.elapsed() > HOLD {
-                    reader.resume(); // The wait was ours.
+                    excuse(reader, uploads, waited.elapsed());
                 }
                 buffer
             };
             let Some(target) = taker.and_then(|id| uploads.get_mut(&id)) else { continue };
             let until = (!buffer.content().is_empty()).then(|| Instant::now() + HOLD);
+            let until = until.into_iter().chain(stalls_at).min();
             let room = buffer.room();
             let most = left.min(room.len());
             let read = reader.content(&mut room[..most], until).await?;
             let is_slow = read.is_none();
+            check_stall(is_slow, stalls_at)?;
             let read = read.unwrap_or(0);
             buffer.advance(read);
+            target.progress.moved(read);
             left -= read;
             target.due = target.due.map(|due| due.saturating_sub(read as u64));
             // What is whole goes on with its trailer, which is not far behind.
@@ -99,21 +125,29 @@ impl<S: Store> Session<S> {
                     taker = None; // It failed and has said why.
                 }
                 if waited.elapsed() > HOLD {
-                    reader.resume();
+                    excuse(reader, uploads, waited.elapsed());
                 }
             }
-            pace(user, reader).await;
+            pace(user, reader, uploads).await;
         }
         Ok(())
     }
 }
 
+/// Ends a connection that nothing has come from, if one of its uploads is past its time.
+fn check_stall(nothing_came: bool, stalls_at: Option<Instant>) -> Result<(), WireError> {
+    if nothing_came && stalls_at.is_some_and(|deadline| deadline <= Instant::now()) {
+        return Err(WireError::Timeout("receive content"));
+    }
+    Ok(())
+}
+
 /// Waits for as long as what has come in from the user takes at his bandwidth. The wait is ours.
-async fn pace(user: &User, reader: &mut FrameReader) {
+async fn pace(user: &User, reader: &mut FrameReader, uploads: &mut BTreeMap<u32, Upload>) {
     let bytes = reader.content_bytes();
     let wait = user.bandwidth.as_ref().map_or(Duration::ZERO, |bandwidth| bandwidth.charge(bytes));
     if !wait.is_zero() {
         sleep(wait).await;
-        reader.resume();
+        excuse(reader, uploads, wait);
     }
 }

@@ -55,13 +55,15 @@ impl Stop {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the drain, and a third one everything.
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the drain, and a third one everything. So
+/// many `files` may be open for requests that wait.
 pub(super) async fn run<S: Store>(
     store: Arc<S>,
     bound: Vec<Bound>,
     tls: Arc<rustls::ServerConfig>,
     file: ConfigFile,
     settings: Settings,
+    files: usize,
     sandbox: String,
 ) -> io::Result<()> {
     let mut signals = Stop::new()?;
@@ -70,7 +72,7 @@ pub(super) async fn run<S: Store>(
     let _too_large = signal(SignalKind::from_raw(nix::libc::SIGXFSZ))?;
     let limits = settings.limits.clone();
     let pool = Pool::new(limits.buffer_memory);
-    let workers = Workers::new(limits.file_workers);
+    let workers = Workers::new(limits.file_workers).with_files(files);
     quota::enforce(&store, &settings);
     let users = Users::new(&settings, &pool, &workers, None);
     let (live, live_seen) = watch::channel(Arc::new(Live { settings, users }));

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-use super::door::{Door, Reserve, Visitor, offence};
+use super::door::{Door, Visitor, leaves_some, offence};
 use super::guard::alone;
 use super::journal::kind;
 use super::logging::Limiter;
@@ -31,7 +31,7 @@ use crate::wire::{Connection, Socket, WireError};
 
 /// Connections that wait for their accept, as far as the kernel allows (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
-/// How long to wait after an accept that failed: with no descriptors left the next would fail too.
+/// How long to wait after an accept that failed, or was in vain: without descriptors the next would be, too.
 const BACK_OFF: Duration = Duration::from_millis(125);
 
 /// A socket that is bound and listens, not yet served.
@@ -168,9 +168,9 @@ pub(super) async fn serve<S: Store>(
         match bound {
             Bound::Tcp(listener, _) => {
                 let listener = TcpListener::from_std(listener)?;
-                let mut reserve = Reserve::of(&listener);
                 loop {
                     match listener.accept().await {
+                        Ok((stream, _)) if !leaves_some(&stream) => keep_out(&gate, stream).await,
                         Ok((stream, from)) => {
                             let live = Arc::clone(&server.live.borrow());
                             let limits = &live.settings.limits;
@@ -187,33 +187,21 @@ pub(super) async fn serve<S: Store>(
                                 ),
                             }
                         }
-                        Err(error) => {
-                            if reserve.spend(&error) {
-                                let _ = timeout(Duration::ZERO, listener.accept()).await;
-                            }
-                            back_off(&gate, &error).await;
-                            reserve.refill(&listener);
-                        }
+                        Err(error) => back_off(&gate, &error).await,
                     }
                 }
             }
             Bound::Unix(listener, _) => {
                 let listener = UnixListener::from_std(listener)?;
-                let mut reserve = Reserve::of(&listener);
                 loop {
                     match listener.accept().await {
+                        Ok((stream, _)) if !leaves_some(&stream) => keep_out(&gate, stream).await,
                         Ok((stream, _)) => {
                             let visitor = gate.door.knock_locally();
                             admit(&gate, &server, Accepted::Unix(stream), visitor);
                             yield_now().await;
                         }
-                        Err(error) => {
-                            if reserve.spend(&error) {
-                                let _ = timeout(Duration::ZERO, listener.accept()).await;
-                            }
-                            back_off(&gate, &error).await;
-                            reserve.refill(&listener);
-                        }
+                        Err(error) => back_off(&gate, &error).await,
                     }
                 }
             }
@@ -226,9 +214,15 @@ pub(super) async fn serve<S: Store>(
     }
 }
 
-async fn back_off(gate: &Gate, error: &io::Error) {
+async fn back_off(gate: &Gate, error: &(dyn std::fmt::Display + Sync)) {
     gate.complain("", &format_args!("accept: {error}"));
     sleep(BACK_OFF).await;
+}
+
+/// Closes a connection that would leave too few descriptors to those that are there.
+async fn keep_out(gate: &Gate, stream: impl Sized) {
+    drop(stream);
+    back_off(gate, &"as many files are open as may be").await;
 }
 
 /// A connection as the kernel gave it.

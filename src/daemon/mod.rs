@@ -18,6 +18,7 @@ mod outgoing;
 mod penalties;
 mod quota;
 mod resume;
+mod running;
 pub mod sandbox;
 mod server;
 mod session;

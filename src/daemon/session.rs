@@ -9,17 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::compress;
 use super::content;
 use super::door::Visitor;
 use super::guard::alone;
-use super::incoming::{HOLD, Upload};
+use super::incoming::{HOLD, Upload, excuse, stall_deadline};
 use super::journal::kind;
 use super::outgoing::{self, Final};
 use super::penalties::Offence;
+use super::running::Running;
 use super::server::{FAREWELL, Phase, Server};
 use super::users::{Peer, User};
 use super::verbs;
@@ -30,7 +30,7 @@ use crate::proto::{
 use crate::transfer::{Inbox, PARTS_MAX, Part, Receipt, Seal, Shelf, Store, TransferError};
 use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
-use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
+use crate::wire::{Connection, FrameReader, FrameWriter, Next, Progress, WireError, split};
 
 /// How often a session whose admission has an end looks at the clock.
 const EXPIRY_CHECK: Duration = Duration::from_secs(2);
@@ -64,12 +64,13 @@ pub(super) struct Session<S: Store> {
 /// What a connection has taken in and not finished.
 struct Intake {
     uploads: BTreeMap<u32, Upload>,
-    /// Requests other than puts, so that they can be cancelled.
-    tasks: BTreeMap<u32, AbortHandle>,
     /// The connection's place among those that compress, in all and of the user.
     compressed: Option<compress::Place>,
     draining: bool,
 }
+
+/// Requests other than puts, so that they can be cancelled, and are when nobody waits for them.
+type Tasks = BTreeMap<u32, Running>;
 
 /// Why a session ends.
 enum End {
@@ -149,8 +150,9 @@ pub(super) async fn serve<S: Store>(
         return;
     }
     drop(live);
+    let mut tasks = Tasks::new();
     let end = {
-        let reading = alone(session.read(&mut reader));
+        let reading = alone(session.read(&mut reader, &mut tasks));
         let mut writing =
             std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut content));
         let end = tokio::select! {
@@ -171,6 +173,7 @@ pub(super) async fn serve<S: Store>(
         }
         end
     };
+    drop(tasks); // The last word is said, or there is nobody to hear it.
     verbs::log_suppressed(&session, &user);
     match end {
         End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
@@ -268,13 +271,8 @@ impl<S: Store> Session<S> {
     }
 
     /// The incoming direction: frames in, work started.
-    async fn read(self: &Arc<Self>, reader: &mut FrameReader) -> End {
-        let mut intake = Intake {
-            uploads: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            compressed: None,
-            draining: false,
-        };
+    async fn read(self: &Arc<Self>, reader: &mut FrameReader, tasks: &mut Tasks) -> End {
+        let mut intake = Intake { uploads: BTreeMap::new(), compressed: None, draining: false };
         let mut phase = self.server.phase.clone();
         let (greeting_timeout, idle_timeout) = {
             let live = self.server.live.borrow();
@@ -299,7 +297,13 @@ impl<S: Store> Session<S> {
             let deadline = match (is_idle, is_uploading) {
                 (true, _) if !is_greeted => quiet_since + greeting_timeout,
                 (true, _) => quiet_since + idle_timeout,
-                (false, true) => reader.stall_deadline(),
+                (false, true) => {
+                    let stalls_at = stall_deadline(&intake.uploads);
+                    if stalls_at.is_some_and(|deadline| deadline <= Instant::now()) {
+                        return End::of(WireError::Timeout("receive content"));
+                    }
+                    stalls_at.into_iter().fold(reader.stall_deadline(), Instant::min)
+                }
                 // Only our own answers are due, and the writer watches over them.
                 (false, false) => Instant::now() + idle_timeout,
             };
@@ -315,7 +319,7 @@ impl<S: Store> Session<S> {
             };
             let outcome = match next {
                 Ok(Next::Frame(header)) => {
-                    let outcome = self.frame(reader, &header, &mut intake).await;
+                    let outcome = self.frame(reader, &header, &mut intake, tasks).await;
                     quiet_since = Instant::now();
                     outcome
                 }
@@ -342,6 +346,7 @@ impl<S: Store> Session<S> {
         reader: &mut FrameReader,
         header: &crate::proto::Header,
         intake: &mut Intake,
+        tasks: &mut Tasks,
     ) -> Result<(), WireError> {
         let id = header.id;
         let expect = self.state().header(header)?;
@@ -349,7 +354,6 @@ impl<S: Store> Session<S> {
             let wanted = (expect == Expect::Content).then_some(id);
             return self.content(reader, header.payload_bytes, &mut intake.uploads, wanted).await;
         }
-        let was_uploading = self.state().awaits_content();
         let payload = reader.control(header).await?;
         let event = self.state().control(header, payload)?;
         match event {
@@ -368,9 +372,7 @@ impl<S: Store> Session<S> {
                 self.refuse(id, ErrorCode::Shutdown, STOPPING).await;
             }
             Event::Put(put) => {
-                if !was_uploading {
-                    reader.resume();
-                }
+                reader.resume(); // This one has only begun; those before it are watched by themselves.
                 self.put(id, put, &mut intake.uploads).await;
             }
             Event::Request(Request::Unknown) => {
@@ -382,10 +384,10 @@ impl<S: Store> Session<S> {
                 self.compress(id, &method, reader, &mut intake.compressed).await?;
             }
             Event::Request(request) => {
-                intake.tasks.retain(|_, task| !task.is_finished());
+                tasks.retain(|_, task| !task.is_finished());
                 if let Some(user) = self.user() {
                     let task = verbs::start(self, user, id, request);
-                    intake.tasks.extend(task.map(|task| (id, task)));
+                    tasks.extend(task.map(|task| (id, task)));
                 }
             }
             Event::Eof => {}
@@ -402,11 +404,14 @@ impl<S: Store> Session<S> {
                 let was_upload = upload.is_some();
                 if let Some(upload) = upload {
                     // Said, because a channel that just closes is a cut, of which something may be kept.
+                    let waited = Instant::now();
                     let _ = upload.parts.send(Part::Failed(TransferError::Aborted)).await;
-                    reader.resume(); // The wait was ours.
+                    if waited.elapsed() > HOLD {
+                        excuse(reader, &mut intake.uploads, waited.elapsed());
+                    }
                 }
-                if let Some(task) = intake.tasks.remove(&id).filter(|_| running && !was_upload) {
-                    task.abort();
+                if let Some(task) = tasks.remove(&id).filter(|_| running && !was_upload) {
+                    drop(task);
                     let _ = self.parts.send((id, Part::Failed(TransferError::Aborted))).await;
                 }
             }
@@ -418,12 +423,16 @@ impl<S: Store> Session<S> {
         let Some(user) = self.user() else { return };
         let there = put.resume.as_ref().map_or(0, |resume| resume.offset);
         let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
-        let bytes_max = user.bytes_max(&self.server.live.borrow().settings.limits);
+        let (bytes_max, stall) = {
+            let limits = &self.server.live.borrow().settings.limits;
+            (user.bytes_max(limits), limits.stall_timeout)
+        };
         match verbs::admit_put(&user, &put, bytes_max) {
             Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
                 verbs::start_put(self, user, id, admitted, queue);
-                uploads.insert(id, Upload { parts, filling: None, due });
+                let progress = Progress::new(stall);
+                uploads.insert(id, Upload { parts, filling: None, due, progress });
             }
             Err((code, message)) => {
                 verbs::log_refusal(self, &user, "put", (Some(&put.path), None), (code, &message));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
 
 use super::door::{Count, Door};
 use super::server::{Live, Phase, Server};
@@ -15,6 +16,9 @@ use super::users::{Peer, Users};
 use crate::config::{Resolvers, Settings, Text, parse};
 use crate::transfer::{Pool, Store, Workers};
 use crate::wire::{Connection, Socket};
+
+/// How long a file thread may still be at something that only reads, and that nobody waits for.
+const LAST_VISIT: Duration = Duration::from_mins(1);
 
 /// A daemon that serves whoever is handed to it.
 pub(crate) struct Daemon<S: Store> {
@@ -101,24 +105,35 @@ impl<S: Store> Daemon<S> {
             phase.send_replace(Phase::Draining);
         }
         while ended.recv().await.is_some() {}
-        let mut left = Vec::new();
-        for entry in &live.settings.users {
-            let name = &entry.principal.name;
-            let peers = entry.uids.iter().map(|uid| Peer::Account(*uid));
-            for user in peers.filter_map(|peer| live.users.admit(&peer, None).ok().cloned()) {
-                if !user.share.is_whole() {
-                    left.push(format!("{name} holds buffers"));
-                }
-                if !user.workers.are_free(threads) {
-                    left.push(format!("{name} holds file threads"));
-                }
-                if user.connections.get() > 0 {
-                    left.push(format!("{name} holds {} connections", user.connections.get()));
-                }
-            }
+        let mut left = held(&live, threads);
+        let patience = Instant::now() + LAST_VISIT;
+        while !left.is_empty() && Instant::now() < patience {
+            sleep(Duration::from_secs(1)).await;
+            left = held(&live, threads);
         }
         left
     }
+}
+
+/// What users hold.
+fn held(live: &Live, threads: usize) -> Vec<String> {
+    let mut left = Vec::new();
+    for entry in &live.settings.users {
+        let name = &entry.principal.name;
+        let peers = entry.uids.iter().map(|uid| Peer::Account(*uid));
+        for user in peers.filter_map(|peer| live.users.admit(&peer, None).ok().cloned()) {
+            if !user.share.is_whole() {
+                left.push(format!("{name} holds buffers"));
+            }
+            if !user.workers.are_free(threads) {
+                left.push(format!("{name} holds file threads"));
+            }
+            if user.connections.get() > 0 {
+                left.push(format!("{name} holds {} connections", user.connections.get()));
+            }
+        }
+    }
+    left
 }
 
 fn settings(config: &str) -> Settings {

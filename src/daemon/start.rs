@@ -36,6 +36,10 @@ const EX_CONFIG: u8 = 78;
 
 /// Descriptors that the daemon needs besides those of its connections.
 const DESCRIPTORS_SPARE: u64 = 64;
+/// Descriptors for requests that wait for their peers: at least, so that one user has enough for the uploads of
+/// a client with sixteen connections; and at most however many there are, because each costs memory, too.
+const FILES_LEAST: u64 = 512;
+const FILES_MOST: u64 = 4096;
 
 impl Failure {
     fn config(error: impl std::fmt::Display) -> Self {
@@ -165,7 +169,7 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     let Loaded { settings, key_directories } = settings::load(file).map_err(Failure::config)?;
     logging::start();
     umask(Mode::from_bits_truncate(settings.umask));
-    descriptors(&settings)?;
+    let files = descriptors(&settings)?;
     let (host_key, created) = host_key(&settings)?;
     if created {
         tracing::info!(name: kind::HOST_KEY, path = %settings.host_key.display(), "made a host key");
@@ -198,7 +202,7 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
             tracing::info!(swept, "removed what unfinished transfers had left");
         }
     });
-    let served = lifecycle::run(tree, bound, tls, file, settings, report);
+    let served = lifecycle::run(tree, bound, tls, file, settings, files, report);
     let served = runtime.block_on(served);
     // Whoever was not done within the drain time is cut off; what can be continued is kept, and the rest
     // goes with the next start.
@@ -261,19 +265,22 @@ fn confine(
     Ok(report.to_string())
 }
 
-/// Raises the limit on descriptors as far as allowed and says so when the configuration asks for more.
-fn descriptors(settings: &Settings) -> Result<(), Failure> {
+/// Raises the limit on descriptors as far as allowed and says so when the configuration asks for more; gives
+/// how many of them requests may hold that wait for their peers.
+fn descriptors(settings: &Settings) -> Result<usize, Failure> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Failure::other)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Failure::other)?;
     let needed = settings.limits.connections as u64
         + settings.limits.strangers as u64
         + 4 * settings.limits.file_workers as u64
-        + DESCRIPTORS_SPARE;
+        + DESCRIPTORS_SPARE
+        + FILES_LEAST;
     if hard < needed {
         return Err(Failure::config(format!(
             "limits.connections, limits.strangers and limits.file-workers need {needed} open files, and the limit is {hard}; \
              raise it (LimitNOFILE= in the unit, ulimit -n in a shell) or lower them"
         )));
     }
-    Ok(())
+    let files = (hard - needed + FILES_LEAST).min(FILES_MOST);
+    Ok(usize::try_from(files).unwrap_or(usize::MAX))
 }

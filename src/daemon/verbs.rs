@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 use super::journal::kind;
 use super::outgoing::{Final, failed};
+use super::running::{Running, Watched};
 use super::session::Session;
 use super::users::{Peer, User};
 use super::{changes, get, guard, quota, resume};
@@ -115,7 +115,7 @@ pub(super) fn start<S: Store>(
     user: Arc<User>,
     id: u32,
     request: Request,
-) -> Option<AbortHandle> {
+) -> Option<Running> {
     let only_reads = matches!(
         request,
         Request::Get { .. }
@@ -164,7 +164,7 @@ pub(super) fn start<S: Store>(
             let _ = outside.answers.send((id, failed(&error))).await;
         }
     });
-    only_reads.then(|| task.abort_handle())
+    only_reads.then(|| Running::new(&task))
 }
 
 /// A request on its way: who asks for what, and since when.
@@ -266,6 +266,11 @@ impl<'a, S: Store> Job<'a, S> {
         decide().inspect_err(|(code, reason)| {
             log_refusal(self.session, self.user, self.verb, (path, to), (*code, reason));
         })
+    }
+
+    /// Leaves the line in the log of a request that is given up while it works: nobody else would.
+    pub(super) fn watch<'j>(&'j self, path: &'j RelPath) -> Watched<'j, 'a, S> {
+        Watched::new(self, path)
     }
 
     fn at_home(&self, path: &RelPath) -> RelPath {

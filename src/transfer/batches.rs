@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Workers;
+use super::{Files, Held, Workers};
 
 /// Files of one batch.
 const BATCH_MAX: usize = 64;
@@ -34,11 +34,12 @@ impl<J: Send + 'static> Batches<J> {
     }
 
     /// Has `work` done on a job and on all that wait beside it, each by itself: a panic in `work` itself would
-    /// drop its batch.
+    /// drop its batch. `cost` tells how many descriptors a job takes behind another one.
     pub(super) fn take_in(
         self: &Arc<Self>,
         job: J,
         workers: &Workers,
+        cost: fn(&J, Option<&J>) -> u32,
         work: impl Fn(Vec<J>) + Clone + Send + 'static,
     ) {
         let mut queue = self.queue();
@@ -50,9 +51,14 @@ impl<J: Send + 'static> Batches<J> {
         let (batches, workers) = (Arc::clone(self), workers.clone());
         tokio::spawn(async move {
             while batches.has_more() {
-                let (batches, work) = (Arc::clone(&batches), work.clone());
+                let (batches, work, files) =
+                    (Arc::clone(&batches), work.clone(), workers.puts().clone());
+                let run = move || {
+                    let (batch, _held) = batches.next(&files, cost);
+                    work(batch);
+                };
                 // What a panic has dropped is its own answer.
-                let _ = workers.run(move || work(batches.next())).await;
+                let _ = workers.run(run).await;
             }
         });
     }
@@ -65,9 +71,24 @@ impl<J: Send + 'static> Batches<J> {
         more
     }
 
-    fn next(&self) -> Vec<J> {
+    /// As many as there are descriptors for, and one at least: a thread has some of its own.
+    fn next(&self, files: &Files, cost: fn(&J, Option<&J>) -> u32) -> (Vec<J>, Option<Held>) {
         let mut queue = self.queue();
-        let count = queue.waiting.len().min(BATCH_MAX);
-        queue.waiting.drain(..count).collect()
+        let (mut batch, mut held): (Vec<J>, Option<Held>) = (Vec::new(), None);
+        while batch.len() < BATCH_MAX
+            && let Some(job) = queue.waiting.pop_front()
+        {
+            let more = files.try_hold(cost(&job, batch.last()));
+            if more.is_none() && !batch.is_empty() {
+                queue.waiting.push_front(job);
+                break;
+            }
+            held = match (held, more) {
+                (Some(held), Some(more)) => Some(held.and(more)),
+                (held, more) => held.or(more),
+            };
+            batch.push(job);
+        }
+        (batch, held)
     }
 }

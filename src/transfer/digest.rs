@@ -1,5 +1,7 @@
 //! The digest of a file that stays where it is.
 
+use std::sync::{Arc, Weak};
+
 use sha2::{Digest as _, Sha256};
 
 use super::staged::digest_of;
@@ -56,16 +58,18 @@ pub(super) async fn hash_before<F: Source>(
 
 type State<F> = (F, Sha256, u64);
 
-/// Reads up to `end`, or the end of the file.
+/// Reads up to `end`, or the end of the file; no further when it is dropped meanwhile.
 async fn read_until<F: Source>(
     mut state: State<F>,
     end: u64,
     share: &Share,
     workers: &Workers,
 ) -> Result<State<F>, TransferError> {
+    let alive = Arc::new(());
     loop {
+        let wanted = Arc::downgrade(&alive);
         let buffer = share.acquire(BUFFER_BYTES as u64).await;
-        let (rest, ended) = workers.run(move || slice(state, end, buffer)).await??;
+        let (rest, ended) = workers.run(move || slice(state, end, buffer, &wanted)).await??;
         state = rest;
         if ended {
             return Ok(state);
@@ -78,9 +82,13 @@ fn slice<F: Source>(
     state: State<F>,
     end: u64,
     mut buffer: super::Buffer,
+    wanted: &Weak<()>,
 ) -> Result<(State<F>, bool), TransferError> {
     let (mut source, mut hasher, mut offset) = state;
     for _ in 0..SLICE {
+        if wanted.strong_count() == 0 {
+            return Err(TransferError::Aborted);
+        }
         let room = buffer.room();
         let most = room.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
         let read = source.read_at(&mut room[..most], offset)?;

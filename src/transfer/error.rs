@@ -45,6 +45,9 @@ pub enum TransferError {
     /// The file changed while it was read.
     #[error("the file changed while it was being read")]
     Changed,
+    /// As many files are open for uploads as may be.
+    #[error("as many uploads are under way as the server has open files for; try again later")]
+    Crowded,
     /// The other side gave up; nothing is to be reported to it.
     #[error("given up")]
     Aborted,
@@ -68,6 +71,7 @@ impl TransferError {
             Self::Decayed { .. } => ErrorCode::Corrupt,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Changed => ErrorCode::Changed,
+            Self::Crowded => ErrorCode::Busy,
             Self::ReplaceOnly | Self::Refused(_) => ErrorCode::Denied,
             Self::Aborted | Self::Panicked => ErrorCode::Internal,
         }

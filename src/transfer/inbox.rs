@@ -77,11 +77,21 @@ impl<S: Sink> Inbox<S> {
                 let (done, outcome) = oneshot::channel();
                 let store = Arc::clone(&self.store);
                 let file = Waiting { incoming, content, seal, done };
-                self.batches.take_in(file, workers, move |batch| commit(&*store, batch));
+                self.batches.take_in(file, workers, cost, move |batch| commit(&*store, batch));
                 outcome.await.unwrap_or(Err(TransferError::Panicked))
             }
         }
     }
+}
+
+/// Descriptors that a file takes behind another one: its own, and its directory's with those on the way to it
+/// that may have to be made.
+fn cost(file: &Waiting, before: Option<&Waiting>) -> u32 {
+    let directory = |file: &Waiting| file.incoming.target.split_last().0;
+    if before.is_some_and(|before| directory(before) == directory(file)) {
+        return 1;
+    }
+    1 + u32::try_from(file.incoming.target.depth()).unwrap_or(u32::MAX)
 }
 
 /// Commits what waited, on a file thread.

@@ -7,6 +7,7 @@
 mod batches;
 mod digest;
 mod error;
+mod files;
 mod inbox;
 mod pool;
 mod receive;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use digest::digest;
 pub use error::TransferError;
+pub use files::{Files, Held};
 pub use inbox::Inbox;
 pub use pool::{Buffer, Pool, Share};
 pub use receive::{Incoming, Keep, check};
@@ -72,11 +74,14 @@ fn alone<T>(work: impl FnOnce() -> Result<T, TransferError>) -> Result<T, Transf
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(TransferError::Panicked))
 }
 
-/// The right to occupy file threads: a share of the daemon's, and never all of them.
+/// The right to occupy file threads, and descriptors between two visits to one: a share of the daemon's, and
+/// never all of them.
 #[derive(Clone, Debug)]
 pub struct Workers {
     all: Arc<Semaphore>,
     own: Arc<Semaphore>,
+    reads: Files,
+    puts: Files,
     pauses: Option<Pauses>,
 }
 
@@ -94,7 +99,14 @@ impl Workers {
     /// Everybody's threads.
     pub fn new(threads: usize) -> Self {
         let (all, own) = (Arc::new(Semaphore::new(threads)), Arc::new(Semaphore::new(threads)));
-        Self { all, own, pauses: None }
+        let (reads, puts) = (Files::new(usize::MAX), Files::new(usize::MAX));
+        Self { all, own, reads, puts, pauses: None }
+    }
+
+    /// The same with no more than so many descriptors: half of them for what is read, half for uploads.
+    #[must_use]
+    pub fn with_files(self, count: usize) -> Self {
+        Self { reads: Files::new(count / 2), puts: Files::new(count / 2), ..self }
     }
 
     /// The same without threads: a task does the work, all of it at one time, after a pause. So a
@@ -104,11 +116,22 @@ impl Workers {
         Self { pauses: Some(Pauses(pause)), ..Self::new(threads) }
     }
 
-    /// One user's part of them: three quarters, and at least one.
+    /// One user's part of them: three quarters of the threads, and at least one; half of the descriptors.
     #[must_use]
     pub fn share(&self, threads: usize) -> Self {
         let own = (threads * 3 / 4).max(1);
-        Self { own: Arc::new(Semaphore::new(own)), ..self.clone() }
+        let (reads, puts) = (self.reads.share(), self.puts.share());
+        Self { own: Arc::new(Semaphore::new(own)), reads, puts, ..self.clone() }
+    }
+
+    /// Descriptors of files and directories that are read.
+    pub fn reads(&self) -> &Files {
+        &self.reads
+    }
+
+    /// Descriptors of uploads.
+    pub fn puts(&self) -> &Files {
+        &self.puts
     }
 
     /// Waits for a thread and runs `job` on it.
@@ -137,11 +160,13 @@ impl Workers {
         running.await.map_err(|_| TransferError::Panicked)
     }
 
-    /// Whether no thread is taken, neither by this user nor by others.
+    /// Whether no thread or descriptor is taken, neither by this user nor by others.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn are_free(&self, threads: usize) -> bool {
         self.all.available_permits() == threads
             && self.own.available_permits() == (threads * 3 / 4).max(1)
+            && self.reads.is_whole()
+            && self.puts.is_whole()
     }
 
     /// How a job that [`Workers::run`] runs waits for its connection.

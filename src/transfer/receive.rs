@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::staged::Terms;
 use super::{Committed, Linger, Part, Sink, Staged, Store, TransferError, Workers};
 use crate::access::Overwrite;
 use crate::fsroot::{FsError, Kind, Owner, Parents, UploadId};
 use crate::types::{ErrorCode, RelPath};
+
+/// How long an upload waits for others to end, when as many are under way as there are descriptors for.
+const CROWD_WAIT: Duration = Duration::from_secs(5);
 
 /// What is known about a file before its content.
 #[derive(Clone, Debug)]
@@ -72,6 +76,9 @@ pub(super) async fn receive_on<S: Sink>(
     if incoming.announced.is_some_and(|bytes| bytes > incoming.bytes_max) {
         return Err(TransferError::TooLarge { limit: incoming.bytes_max });
     }
+    // Not for long: what this connection sends to others waits behind what it sends here.
+    let held = timeout(CROWD_WAIT, workers.puts().hold(1)).await;
+    let _held = held.map_err(|_| TransferError::Crowded)?;
     let mut progress = Box::new(Progress { store, incoming, staged: None, first, parts });
     loop {
         let linger = workers.linger();

@@ -16,6 +16,9 @@ use crate::types::limits::BUFFER_BYTES;
 /// Entries of a directory that travel in one part.
 const ENTRIES_MAX: usize = 128;
 
+/// Descriptors of a directory that is read: one for its entries, one to look at them.
+const LISTING_FILES: u32 = 2;
+
 /// Where the parts of one request go.
 #[derive(Clone, Debug)]
 pub struct Outbox {
@@ -181,6 +184,7 @@ pub async fn list<S: Store>(
     outbox: &Outbox,
     workers: &Workers,
 ) -> Result<u64, TransferError> {
+    let _held = workers.reads().hold(LISTING_FILES).await;
     let mut listing = workers.run(move || store.list(path.as_ref())).await??;
     let mut total = 0;
     loop {

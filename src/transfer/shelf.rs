@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::batches::Batches;
-use super::{Buffer, Seal, Share, Source, Store, TransferError, Workers, alone};
+use super::{Buffer, Files, Held, Seal, Share, Source, Store, TransferError, Workers, alone};
 use crate::fsroot::Stat;
 use crate::types::{RelPath, Sha256Digest};
 
@@ -24,7 +24,9 @@ pub enum Taken<F> {
     /// All of it.
     Whole(Box<Whole>),
     /// Only opened: it is large, or memory is short.
-    Open(F),
+    Open(F, Held),
+    /// Not even that: others hold as many files open as may be.
+    Crowded,
 }
 
 /// A small file: what it was, in which version, its content, and what a trailer says about it.
@@ -63,15 +65,21 @@ impl<S: Store> Shelf<S> {
         workers: &Workers,
     ) -> Result<Taken<S::Source>, TransferError> {
         let (done, taken) = oneshot::channel();
-        let store = Arc::clone(&self.store);
-        self.batches.take_in(Wanted { path, share, done }, workers, move |batch| {
-            for Wanted { path, share, done } in batch {
-                // Who no longer waits needs no answer.
-                if !done.is_closed() {
-                    drop(done.send(alone(|| take(&*store, &path, &share))));
+        let (store, files) = (Arc::clone(&self.store), workers.reads().clone());
+        // Each is closed before the next one is opened, so that none costs more than the thread.
+        self.batches.take_in(
+            Wanted { path, share, done },
+            workers,
+            |_, _| 0,
+            move |batch| {
+                for Wanted { path, share, done } in batch {
+                    // Who no longer waits needs no answer.
+                    if !done.is_closed() {
+                        drop(done.send(alone(|| take(&*store, &path, &share, &files))));
+                    }
                 }
-            }
-        });
+            },
+        );
         taken.await.unwrap_or(Err(TransferError::Panicked))
     }
 }
@@ -80,14 +88,16 @@ fn take<S: Store>(
     store: &S,
     path: &RelPath,
     share: &Share,
+    files: &Files,
 ) -> Result<Taken<S::Source>, TransferError> {
     let mut source = store.open(path)?;
+    let open = |source| files.try_hold(1).map_or(Taken::Crowded, |held| Taken::Open(source, held));
     let small = source.stat().filter(|stat| stat.bytes <= WHOLE_BYTES_MAX).cloned();
-    let Some(stat) = small else { return Ok(Taken::Open(source)) };
+    let Some(stat) = small else { return Ok(open(source)) };
     let mut content = None;
     if stat.bytes > 0 {
         let Some(mut buffer) = share.try_acquire(stat.bytes) else {
-            return Ok(Taken::Open(source));
+            return Ok(open(source));
         };
         let bytes = usize::try_from(stat.bytes).unwrap_or(usize::MAX);
         let room = &mut buffer.room()[..bytes];

@@ -6,6 +6,9 @@ use tokio::time::Instant;
 
 /// Bytes that must move in every window.
 const WINDOW_BYTES: usize = 64 * 1024;
+/// Windows by which waits of our own may put a deadline off, all in all: one that others on its connection
+/// keep waiting ends, too.
+const DELAY_WINDOWS: u32 = 16;
 
 /// A moving minimum: at least 64 KiB in every window. One byte a second does not keep it alive.
 ///
@@ -15,17 +18,30 @@ pub struct Progress {
     window: Duration,
     deadline: Instant,
     bytes: usize,
+    delayed: Duration,
 }
 
 impl Progress {
     /// A first window that starts now.
     pub fn new(window: Duration) -> Self {
-        Self { window, deadline: Instant::now() + window, bytes: 0 }
+        Self { window, deadline: Instant::now() + window, bytes: 0, delayed: Duration::ZERO }
     }
 
     /// When the running window ends.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// The same for one of so many that share a connection: each has the time of all.
+    pub fn deadline_among(&self, count: usize) -> Instant {
+        self.deadline + self.window * u32::try_from(count.saturating_sub(1)).unwrap_or(0)
+    }
+
+    /// Leaves out of account a time that was spent on our side, within bounds.
+    pub fn delay(&mut self, waited: Duration) {
+        let delay = waited.min((self.window * DELAY_WINDOWS).saturating_sub(self.delayed));
+        self.deadline += delay;
+        self.delayed += delay;
     }
 
     /// Starts afresh: what is due begins now.
@@ -57,5 +73,16 @@ mod tests {
         assert_eq!(progress.deadline(), first);
         progress.moved(1);
         assert_eq!(progress.deadline(), first + Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_of_ours_put_a_deadline_off_and_not_for_ever() {
+        let mut progress = Progress::new(Duration::from_mins(1));
+        let first = progress.deadline();
+        assert_eq!(progress.deadline_among(3), first + Duration::from_mins(2));
+        progress.delay(Duration::from_mins(5));
+        assert_eq!(progress.deadline(), first + Duration::from_mins(5));
+        progress.delay(Duration::from_hours(1));
+        assert_eq!(progress.deadline(), first + Duration::from_mins(16));
     }
 }
