@@ -2,6 +2,8 @@
 //! sides before anything is sent. Method: keys that ssh-keygen made, handshakes in memory, arbitrary bytes.
 #![expect(clippy::disallowed_methods, reason = "tests set key files up")]
 
+mod appended;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
