@@ -27,7 +27,7 @@ use super::exit::{Exit, Failure};
 use super::report::Meter;
 use crate::proto::{
     Abort, Answer, ClientHello, ClientState, ErrorMessage, FileInfo, Kind, PutRequest, Request,
-    ServerHello, VERSION, WirePath,
+    ServerHello, VERSION, WirePath, parse,
 };
 use crate::transfer::{Buffer, PARTS_MAX, Part, Pool, Seal, Share};
 use crate::types::RelPath;
@@ -500,7 +500,7 @@ async fn hello(reader: &mut FrameReader) -> Result<ServerHello, Failure> {
     let wrong = |what: &str| Failure::new(Exit::Protocol, what.to_owned()).hint("is this an ftd?");
     match (header.kind, header.id) {
         (Kind::Hello, 0) => {
-            let hello: ServerHello = serde_json::from_slice(reader.control(&header).await?)
+            let hello: ServerHello = parse(Kind::Hello, reader.control(&header).await?)
                 .map_err(|error| wrong(&format!("the server's hello makes no sense: {error}")))?;
             if VERSION.common(hello.versions) == Some(VERSION.max) {
                 return Ok(hello);
@@ -510,7 +510,7 @@ async fn hello(reader: &mut FrameReader) -> Result<ServerHello, Failure> {
             Err(Failure::new(Exit::Protocol, text).hint("update the older side"))
         }
         (Kind::Error, 0) => {
-            let error: ErrorMessage = serde_json::from_slice(reader.control(&header).await?)
+            let error: ErrorMessage = parse(Kind::Error, reader.control(&header).await?)
                 .map_err(|_| wrong("the server's first words make no sense"))?;
             Err(Failure::of_server(error.code, &error.message))
         }
