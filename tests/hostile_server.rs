@@ -75,7 +75,7 @@ fn entries(names: &[&str]) -> Vec<u8> {
 
 const FILE: &[u8] = br#"{"file":{"bytes":3,"mode":511,"mtime_ns":0}}"#;
 
-/// L-04, L-05, L-07: a get that is not exactly what was announced leaves nothing, and says so.
+/// L-04, L-05, L-07, L-08: a get that is not exactly what was announced leaves nothing, and says so.
 #[test]
 fn a_get_that_is_not_whole_is_never_shown() -> TestResult {
     let dir = tempfile::tempdir()?;
@@ -117,9 +117,20 @@ fn a_get_that_is_not_whole_is_never_shown() -> TestResult {
         assert_eq!(std::fs::read(dir.path().join("f"))?, b"old", "{why}");
         assert_eq!(std::fs::read_dir(dir.path())?.count(), 2, "{why}: something is left");
     }
+    // L-08: what is whole takes the name, and that is told; with the flag it does not.
     let whole = [good, frame(TRAILER, 1, &trailer(b"new"))].concat();
-    assert_eq!(against(dir.path(), &["get", ":f", "f"], &whole, true)?.status.code(), Some(0));
-    assert_eq!(std::fs::read(dir.path().join("f"))?, b"new");
+    let kept = against(dir.path(), &["get", "--no-clobber", ":f", "f"], &whole, true)?;
+    assert_eq!(
+        (kept.status.code(), std::fs::read(dir.path().join("f"))?),
+        (Some(7), b"old".into())
+    );
+    for (name, told) in [("f", "got, replacing ./f "), ("g", "got ./g ")] {
+        let ran = against(dir.path(), &["get", ":f", name], &whole, true)?;
+        assert_eq!(ran.status.code(), Some(0));
+        assert_eq!(std::fs::read(dir.path().join(name))?, b"new");
+        let err = String::from_utf8_lossy(&ran.stderr);
+        assert!(err.starts_with(told), "{err}");
+    }
     Ok(())
 }
 
