@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::engine::wire;
 use super::exit::{Exit, Failure};
+use super::held::Held;
 use super::job::Job;
 use super::operand::Server;
 use super::remote::{Named, child, expand, stat as stat_one};
@@ -107,8 +108,10 @@ impl Lister {
     /// One directory, and with -R those below, each sorted by name.
     async fn directory(&self, top: Option<&RelPath>, heading: bool) -> Result<(), Failure> {
         let mut pending = vec![top.cloned()];
+        let mut held = Held::default();
         let mut first = true;
         while let Some(path) = pending.pop() {
+            held.release(path.as_ref().map_or(b"", RelPath::raw_bytes));
             let plain = !self.job.settings.global.json && !self.look.sha256;
             let heading = if heading && plain {
                 let shown = path.as_ref().map_or_else(|| ".".to_owned(), RelPath::to_string);
@@ -117,9 +120,9 @@ impl Lister {
             } else {
                 String::new()
             };
-            let listed = self.entries(path.as_ref(), &heading, &mut pending).await;
+            let listed = self.entries(path.as_ref(), &heading, &mut pending, &mut held).await;
             listed.or_else(|failure| {
-                if first {
+                if first || held.is_full() {
                     return Err(failure);
                 }
                 let shown = path.as_ref().map_or_else(|| ".".to_owned(), RelPath::to_string);
@@ -136,6 +139,7 @@ impl Lister {
         path: Option<&RelPath>,
         heading: &str,
         pending: &mut Vec<Option<RelPath>>,
+        held: &mut Held,
     ) -> Result<(), Failure> {
         let mut listing = self.job.line(&self.server, 0).await?.list(path).await?;
         let mut waiting = Vec::new();
@@ -152,7 +156,10 @@ impl Lister {
             if self.look.recursive {
                 for entry in batch.iter().filter(|entry| entry.kind == EntryType::Directory) {
                     match child(path, &entry.name.0) {
-                        Ok(directory) => below.push(Some(directory)),
+                        Ok(directory) => {
+                            held.keep(directory.raw_bytes())?;
+                            below.push(Some(directory));
+                        }
                         Err(failure) => self.job.note(None, Err(failure)),
                     }
                 }

@@ -3,8 +3,9 @@
 //! `job.rs` is a run: settings, connections, counts. `engine/` carries many requests on one connection;
 //! `connect.rs` makes it. `gather.rs`, `put.rs` and `get.rs` walk, read and send with bounded memory, and use
 //! `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
-//! that move no content; `remote.rs` turns operands into names. `local/` is the user's own side, and
-//! `report/` all that is told. `shell/` is the prompt, and `complete.rs` answers those of other shells.
+//! that move no content; `remote.rs` turns operands into names, and `held.rs` bounds how many are kept. `local/` is
+//! the user's own side, and `report/` all that is told. `shell/` is the prompt, and `complete.rs` answers those of
+//! other shells.
 
 pub mod cli;
 mod command;
@@ -15,6 +16,7 @@ mod engine;
 mod exit;
 mod gather;
 mod get;
+mod held;
 mod job;
 mod local;
 mod look;

@@ -309,8 +309,8 @@ impl Line {
         let backlog = Arc::new(Backlog::default());
         let waits = Waits::Listing(Arc::clone(&backlog));
         let control = |id, json| Step::Control(Kind::Request, id, json);
-        self.begin(&request, ANSWER_TIMEOUT, waits, control).await?;
-        Ok(Listing::new(backlog))
+        let id = self.begin(&request, ANSWER_TIMEOUT, waits, control).await?;
+        Ok(Listing::new(backlog, Some(Stop(self.clone(), id))))
     }
 
     /// Asks for a file and waits for its announcement.
@@ -403,7 +403,7 @@ pub struct Download {
     pub stop: Stop,
 }
 
-/// How to stop a [`Download`] whose content nobody wants any more.
+/// How to stop a [`Download`] or a [`Listing`] that nobody wants any more.
 pub struct Stop(Line, u32);
 
 impl Stop {
@@ -413,6 +413,11 @@ impl Stop {
         if is_open {
             let _ = self.0.step(Step::Empty(Kind::Cancel, self.1)).await; // If it is gone, so much the better.
         }
+    }
+
+    /// The same without waiting: if the writer is busy, the server is not told.
+    fn if_possible(&self) {
+        let _ = self.0.0.steps.try_send(Step::Empty(Kind::Cancel, self.1));
     }
 }
 
