@@ -38,8 +38,8 @@ check: tools ## Formatting and lints
 test: tools ## The everyday tests: no root needed, a few minutes
 	$(CARGO) test --locked
 
-long-test: tools ## The tests that take minutes each: large trees, and many cuts of large files
-	$(CARGO) test --locked --test trees --test resume_client --test many_clients -- --ignored --nocapture
+long-test: tools ## The tests that take minutes each: large trees and listings, and many cuts of large files
+	$(CARGO) test --locked --test trees --test resume_client --test many_clients --test hostile_server -- --ignored --nocapture
 
 race-test: tools ## Swap what is under a daemon's hands: FTD_RACES calls of each operation (50000; before a release 1000000)
 	$(CARGO) test --locked --test races -- --ignored --nocapture

@@ -322,6 +322,12 @@ fn a_server_is_trusted_once_and_then_pinned() -> TestResult {
         assert!(changed.err.contains("HAS CHANGED"), "{}", changed.err);
         assert_eq!(changed.err.matches("SHA256:").count(), 2, "both fingerprints: {}", changed.err);
     }
+    // Whoever vouches for the new key no longer trusts the old one.
+    let vouched = plain().ok(["--fingerprint", &fingerprint, "ls"])?;
+    assert!(vouched.err.contains("no longer") && vouched.err.contains(&fingerprint), "{vouched:?}");
+    let known = std::fs::read_to_string(daemon.path("known_hosts"))?;
+    assert!(!known.contains(&public(&daemon.path("other"))?) && known.lines().count() == 1);
+    assert_eq!(plain().ok(["ls"])?.err, "");
     std::fs::write(daemon.path("known_hosts"), "broken line\n")?;
     let broken = plain().run(["ls"])?;
     assert_eq!(broken.code, Some(2));

@@ -67,7 +67,7 @@ pub struct Global {
     #[arg(long, global = true, env = "FTC_ACCEPT_NEW", value_parser = FalseyValueParser::new())]
     pub accept_new: bool,
 
-    /// Trust exactly the server with this fingerprint, and remember it
+    /// Trust exactly the server with this fingerprint, and remember it in place of another
     #[arg(long, global = true, env = "FTC_FINGERPRINT", value_name = "SHA256:…")]
     pub fingerprint: Option<String>,
 

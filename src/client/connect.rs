@@ -290,6 +290,7 @@ struct Trust {
     file: PathBuf,
     known: Vec<PublicKey>,
     unasked: bool,
+    is_told: bool,
 }
 
 impl Trust {
@@ -304,7 +305,8 @@ impl Trust {
             judged.accept_new = settings.global.accept_new;
         });
         let (host, file) = (host.to_owned(), settings.known_hosts.clone());
-        Ok(Self { judge, host, file, known, unasked: settings.unasked })
+        let is_told = !settings.global.quiet && !settings.global.json;
+        Ok(Self { judge, host, file, known, unasked: settings.unasked, is_told })
     }
 
     /// The server showed a key that is not good yet: asks, if there is somebody to ask.
@@ -329,8 +331,8 @@ impl Trust {
                 ),
             )
             .hint(format!(
-                "ask the administrator; if the new key is right, remove the line of {host} from {}",
-                self.file.display()
+                "ask the administrator what ftd fingerprint prints there; if it is the new key, trust that instead \
+                 with: ftc --fingerprint … ls ftd://{host}/"
             )));
         }
         let is_there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
@@ -362,12 +364,22 @@ impl Trust {
         self.judge.seen().is_some_and(|key| self.known.contains(&key))
     }
 
+    /// Remembers the key that was good. One that the user vouched for takes the place of those before it:
+    /// whoever still has one of them is no longer the server.
     fn remember(&mut self) -> Result<(), Failure> {
         let Some(key) = self.judge.seen().filter(|key| !self.known.contains(key)) else {
             return Ok(());
         };
-        KnownHosts::append(&self.file, &self.host, &key)
+        let remember = if self.known.is_empty() { KnownHosts::append } else { KnownHosts::replace };
+        remember(&self.file, &self.host, &key)
             .map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+        for old in self.known.drain(..).filter(|_| self.is_told) {
+            let (old, new) = (fingerprint(&old), fingerprint(&key));
+            tell(format_args!(
+                "ftc: {} is trusted by {new} from now on, no longer by {old}",
+                self.host
+            ));
+        }
         self.known.push(key);
         Ok(())
     }

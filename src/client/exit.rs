@@ -5,11 +5,8 @@ use std::io::{self, Write as _};
 
 use crate::transfer::TransferError;
 pub use crate::types::said;
-use crate::types::{ErrorCode, Escaped};
+use crate::types::{ErrorCode, Foreign};
 use crate::wire::WireError;
-
-/// Bytes of a server's text that are shown.
-const ERROR_TEXT_BYTES_MAX: usize = 1024;
 
 /// How `ftc` ends; scripts depend on the numbers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -140,8 +137,7 @@ impl Failure {
 
     /// What the server answered; its text is foreign.
     pub fn of_server(code: ErrorCode, text: &str) -> Self {
-        let text = &text.as_bytes()[..text.len().min(ERROR_TEXT_BYTES_MAX)];
-        let mut failure = Self::new(Exit::of(code), format!("{} ({code})", Escaped(text)));
+        let mut failure = Self::new(Exit::of(code), format!("{} ({code})", Foreign(text)));
         failure.code = Some(code);
         match remedy(code) {
             Some(remedy) => failure.hint(remedy),

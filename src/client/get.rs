@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::cli::Copying;
 use super::download::{Landing, fetch, fetch_on};
 use super::exit::{Exit, Failure};
+use super::held::Held;
 use super::job::{Job, Outcome};
 use super::local::{Destination, Partial, Spool, Stdout, creatable, is_directory};
 use super::operand::Server;
@@ -35,8 +36,6 @@ const LARGE_MAX: usize = 8;
 const WAITING_MAX: usize = 4096;
 /// Directories that are listed at once, and that may lie ready.
 const LISTINGS_MAX: usize = 4;
-/// Directories that are known and not listed yet.
-const DIRECTORIES_MAX: usize = 2_000_000;
 
 /// A get, as far as it is the same for all its files.
 struct Get {
@@ -290,6 +289,7 @@ impl Get {
     /// Lists, fetches and counts, all at once, with bounded memory.
     async fn pump(self: &Arc<Self>, top: Option<RelPath>, destination: &Destination) {
         let mut pending = vec![(top, destination.name.clone())];
+        let mut held = Held::default();
         let mut ready: VecDeque<Directory> = VecDeque::new();
         let (mut listing, mut fetching) = (JoinSet::new(), JoinSet::new());
         let (mut large, mut lane) = (0, 0);
@@ -297,7 +297,7 @@ impl Get {
         let mut waiting: VecDeque<Wanted> = VecDeque::new();
         let large_max = LARGE_MAX * usize::from(self.how.jobs);
         loop {
-            if self.job.is_gone(&self.server) {
+            if self.job.is_gone(&self.server) || held.is_full() {
                 pending.clear();
                 ready.clear();
                 waiting.clear();
@@ -305,6 +305,7 @@ impl Get {
             while listing.len() + ready.len() < LISTINGS_MAX
                 && let Some((remote, local)) = pending.pop()
             {
+                held.release(remote.as_ref().map_or(b"", RelPath::raw_bytes));
                 let (get, destination) = (Arc::clone(self), destination.clone());
                 listing.spawn(async move { get.list(remote, local, &destination).await });
             }
@@ -317,6 +318,7 @@ impl Get {
             }
             while fetching.len() < FILES_MAX
                 && waiting.len() < WAITING_MAX
+                && !held.is_full()
                 && let Some(directory) = ready.front_mut()
             {
                 let Some(entry) = directory.entries.next() else {
@@ -324,7 +326,7 @@ impl Get {
                     continue;
                 };
                 lane += 1;
-                match self.entry(directory, &entry, lane, &mut pending) {
+                match self.entry(directory, &entry, lane, &mut pending, &mut held) {
                     Some((wanted, true)) => waiting.push_back(wanted),
                     Some((wanted, false)) => {
                         let (get, destination) = (Arc::clone(self), destination.clone());
@@ -370,6 +372,7 @@ impl Get {
         entry: &Entry,
         lane: usize,
         pending: &mut Vec<(Option<RelPath>, Option<RelPath>)>,
+        held: &mut Held,
     ) -> Option<(Wanted, bool)> {
         let names = child(directory.remote.as_ref(), &entry.name.0).and_then(|remote| {
             let local = child(directory.local.as_ref(), &entry.name.0)?;
@@ -387,12 +390,11 @@ impl Get {
                 let is_large = entry.bytes.unwrap_or(0) > BUFFER_BYTES as u64;
                 Some((Wanted { remote, local, lane, bytes: entry.bytes }, is_large))
             }
-            EntryType::Directory if pending.len() >= DIRECTORIES_MAX => {
-                let failure = Failure::new(Exit::Other, "more directories than we can hold");
-                self.job.note(None, Err(failure.doing(format!("get {remote}"))));
-                None
-            }
             EntryType::Directory => {
+                if let Err(failure) = held.keep(remote.raw_bytes()) {
+                    self.job.note(None, Err(failure.doing(format!("get {remote}"))));
+                    return None;
+                }
                 pending.push((Some(remote), Some(local)));
                 None
             }

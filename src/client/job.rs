@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::operand::{Remote, Server};
 use super::report::{Done, Item, Meter, Report};
 use super::settings::Settings;
-use crate::types::Escaped;
+use crate::types::Foreign;
 
 /// The first pause before a connection is tried again, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -222,8 +222,7 @@ impl Job {
         if let Some(hello) = made.hello() {
             seat.stood.store(true, Ordering::Relaxed);
             self.report.explain(|| {
-                let user = Escaped(hello.user.as_bytes());
-                let version = Escaped(hello.server.as_bytes());
+                let (user, version) = (Foreign(&hello.user), Foreign(&hello.server));
                 format!("logged in to {} ({version}) as {user}", server.name())
             });
         }

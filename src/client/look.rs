@@ -1,22 +1,26 @@
 //! `ls` and `stat`: what is there.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::engine::{Line, wire};
+use super::engine::wire;
 use super::exit::{Exit, Failure};
+use super::held::Held;
 use super::job::Job;
 use super::operand::Server;
-use super::print;
 use super::remote::{Named, child, expand, stat as stat_one};
+use super::{json_line, print, print_raw};
 use crate::proto::{Answer, Entry, EntryType, Request, StatInfo, WirePath};
 use crate::types::{ErrorCode, Escaped, RelPath, Sha256Digest};
 
 /// Entries that are sorted before they are printed; a directory that holds more is printed as it comes.
 const SORTED_MAX: usize = 100_000;
+/// Bytes that are printed at once, or a little more.
+const PRINTED_MAX: usize = 64 * 1024;
 /// Digests that are asked for at once.
 const AT_ONCE: usize = 128;
 
@@ -49,6 +53,7 @@ struct Row<'a> {
 pub async fn ls(job: &Arc<Job>, operands: Vec<OsString>, look: Look) {
     let operands = if operands.is_empty() { vec![":".into()] } else { operands };
     let several = operands.len() > 1;
+    let is_terminal = std::io::stdout().is_terminal();
     for operand in operands {
         let expanded = async {
             let (server, remote) = job.remote(&operand)?;
@@ -63,7 +68,7 @@ pub async fn ls(job: &Arc<Job>, operands: Vec<OsString>, look: Look) {
         };
         let several = several || names.len() > 1;
         for named in names {
-            let lister = Lister { job: Arc::clone(job), server: server.clone(), look };
+            let lister = Lister { job: Arc::clone(job), server: server.clone(), look, is_terminal };
             let shown = named.path.as_ref().map_or_else(|| ".".to_owned(), RelPath::to_string);
             let outcome = lister.operand(&named, several).await;
             job.note(None, outcome.map_err(|failure| failure.doing(format!("list {shown}"))));
@@ -75,6 +80,7 @@ struct Lister {
     job: Arc<Job>,
     server: Server,
     look: Look,
+    is_terminal: bool,
 }
 
 impl Lister {
@@ -95,28 +101,28 @@ impl Lister {
             (known, _) => known.filter(|_| self.look.sha256),
         };
         let entry = Entry { name, kind, bytes, mode, mtime_ns };
-        print(&self.line(None, &entry, sha256.as_ref()));
+        print_raw(&self.line(None, &entry, sha256.as_ref()));
         Ok(())
     }
 
     /// One directory, and with -R those below, each sorted by name.
     async fn directory(&self, top: Option<&RelPath>, heading: bool) -> Result<(), Failure> {
         let mut pending = vec![top.cloned()];
+        let mut held = Held::default();
         let mut first = true;
         while let Some(path) = pending.pop() {
+            held.release(path.as_ref().map_or(b"", RelPath::raw_bytes));
             let plain = !self.job.settings.global.json && !self.look.sha256;
-            if heading && plain {
+            let heading = if heading && plain {
                 let shown = path.as_ref().map_or_else(|| ".".to_owned(), RelPath::to_string);
-                // A heading that turns out to be none's is worse than one that comes late.
-                let line = self.job.line(&self.server, 0).await?;
                 let gap = if first { "" } else { "\n" };
-                self.entries(&line, path.as_ref(), &format!("{gap}{shown}:\n"), &mut pending).await
+                format!("{gap}{shown}:\n")
             } else {
-                let line = self.job.line(&self.server, 0).await?;
-                self.entries(&line, path.as_ref(), "", &mut pending).await
-            }
-            .or_else(|failure| {
-                if first {
+                String::new()
+            };
+            let listed = self.entries(path.as_ref(), &heading, &mut pending, &mut held).await;
+            listed.or_else(|failure| {
+                if first || held.is_full() {
                     return Err(failure);
                 }
                 let shown = path.as_ref().map_or_else(|| ".".to_owned(), RelPath::to_string);
@@ -130,17 +136,18 @@ impl Lister {
 
     async fn entries(
         &self,
-        line: &Line,
         path: Option<&RelPath>,
         heading: &str,
         pending: &mut Vec<Option<RelPath>>,
+        held: &mut Held,
     ) -> Result<(), Failure> {
-        let mut listing = line.list(path).await?;
+        let mut listing = self.job.line(&self.server, 0).await?.list(path).await?;
         let mut waiting = Vec::new();
         let mut below = Vec::new();
         let mut heading = Some(heading);
         loop {
             let batch = listing.next().await?;
+            // A heading that turns out to be none's is worse than one that comes late.
             if let Some(heading) = heading.take() {
                 print(heading);
             }
@@ -149,7 +156,10 @@ impl Lister {
             if self.look.recursive {
                 for entry in batch.iter().filter(|entry| entry.kind == EntryType::Directory) {
                     match child(path, &entry.name.0) {
-                        Ok(directory) => below.push(Some(directory)),
+                        Ok(directory) => {
+                            held.keep(directory.raw_bytes())?;
+                            below.push(Some(directory));
+                        }
                         Err(failure) => self.job.note(None, Err(failure)),
                     }
                 }
@@ -173,12 +183,15 @@ impl Lister {
     }
 
     async fn print(&self, directory: Option<&RelPath>, entries: Vec<Entry>) -> Result<(), Failure> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         if !self.look.sha256 {
             for entry in entries {
-                text += &self.line(directory, &entry, None);
+                text.extend(self.line(directory, &entry, None));
+                if text.len() >= PRINTED_MAX {
+                    print_raw(&std::mem::take(&mut text));
+                }
             }
-            print(&text);
+            print_raw(&text);
             return Ok(());
         }
         for entries in entries.chunks(AT_ONCE) {
@@ -212,7 +225,7 @@ impl Lister {
             }
             for (entry, digest) in entries.iter().zip(&digests) {
                 if self.job.settings.global.json || digest.is_some() {
-                    print(&self.line(directory, entry, digest.as_ref()));
+                    print_raw(&self.line(directory, entry, digest.as_ref()));
                 }
             }
         }
@@ -225,7 +238,7 @@ impl Lister {
         directory: Option<&RelPath>,
         entry: &Entry,
         sha256: Option<&Sha256Digest>,
-    ) -> String {
+    ) -> Vec<u8> {
         let Entry { name, kind, bytes, mode, mtime_ns } = entry;
         // A server's word is no path of ours: it is only ever printed.
         let whole = || match directory {
@@ -236,15 +249,15 @@ impl Lister {
             let path = WirePath(whole());
             let row =
                 Row { path, kind: *kind, bytes: *bytes, mode: *mode, mtime_ns: *mtime_ns, sha256 };
-            return serde_json::to_string(&row).map(|text| text + "\n").unwrap_or_default();
+            return json_line(&row).into_bytes();
         }
         if let Some(digest) = sha256 {
-            return sum_line(digest, &whole());
+            return sum_line(digest, &whole(), self.is_terminal);
         }
         let slash = if *kind == EntryType::Directory { "/" } else { "" };
         let name = Escaped(&name.0);
         if !self.look.long {
-            return format!("{name}{slash}\n");
+            return format!("{name}{slash}\n").into_bytes();
         }
         let letter = match kind {
             EntryType::File => '-',
@@ -252,18 +265,30 @@ impl Lister {
             EntryType::Other => '?',
         };
         let bytes = bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
-        format!("{letter} {mode:04o} {bytes:>14} {} {name}{slash}\n", time(*mtime_ns))
+        format!("{letter} {mode:04o} {bytes:>14} {} {name}{slash}\n", time(*mtime_ns)).into_bytes()
     }
 }
 
-/// A line as `sha256sum -c` reads it: a backslash in front says that the name is escaped.
+/// A line as `sha256sum -c` reads it: a backslash in front says that the name is escaped. A file or a pipe
+/// gets every other byte as it is, for by its bytes the file is looked for; on a terminal none of them acts.
 ///
 /// *Source*: GNU coreutils, "md5sum invocation".
-pub fn sum_line(digest: &Sha256Digest, name: &[u8]) -> String {
-    let text = String::from_utf8_lossy(name);
-    let escaped = text.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
-    let mark = if escaped == text { "" } else { "\\" };
-    format!("{mark}{digest}  {escaped}\n")
+fn sum_line(digest: &Sha256Digest, name: &[u8], is_terminal: bool) -> Vec<u8> {
+    let mut shown = Vec::with_capacity(name.len());
+    if is_terminal {
+        shown.extend(Escaped(name).to_string().bytes());
+    } else {
+        for byte in name {
+            match byte {
+                b'\\' => shown.extend(b"\\\\"),
+                b'\n' => shown.extend(b"\\n"),
+                b'\r' => shown.extend(b"\\r"),
+                byte => shown.push(*byte),
+            }
+        }
+    }
+    let mark: &[u8] = if shown == name { b"" } else { b"\\" };
+    [mark, digest.to_string().as_bytes(), b"  ", &shown, b"\n"].concat()
 }
 
 /// A file's digest: the one that is kept, or one that the server computes.
@@ -304,7 +329,7 @@ fn described(job: &Job, path: Option<&RelPath>, shown: &str, info: &StatInfo) ->
         let sha256 = sha256.as_ref();
         let row =
             Row { path, kind: *kind, bytes: *bytes, mode: *mode, mtime_ns: *mtime_ns, sha256 };
-        return serde_json::to_string(&row).map(|text| text + "\n").unwrap_or_default();
+        return json_line(&row);
     }
     let kind = match kind {
         EntryType::File => "file",

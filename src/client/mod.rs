@@ -3,8 +3,9 @@
 //! `job.rs` is a run: settings, connections, counts. `engine/` carries many requests on one connection;
 //! `connect.rs` makes it. `gather.rs`, `put.rs` and `get.rs` walk, read and send with bounded memory, and use
 //! `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
-//! that move no content; `remote.rs` turns operands into names. `local/` is the user's own side, and
-//! `report/` all that is told. `shell/` is the prompt, and `complete.rs` answers those of other shells.
+//! that move no content; `remote.rs` turns operands into names, and `held.rs` bounds how many are kept. `local/` is
+//! the user's own side, and `report/` all that is told. `shell/` is the prompt, and `complete.rs` answers those of
+//! other shells.
 
 pub mod cli;
 mod command;
@@ -15,6 +16,7 @@ mod engine;
 mod exit;
 mod gather;
 mod get;
+mod held;
 mod job;
 mod local;
 mod look;
@@ -43,7 +45,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::types::Escaped;
+use crate::types::{Escaped, is_acting};
 use cli::{Cli, Copying, Global, Verb};
 use exit::{Failure, tell};
 use job::Job;
@@ -214,9 +216,29 @@ async fn carry_out(job: &Arc<Job>, verb: Verb) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A value as one line of JSON, in which nothing acts on a terminal: such a character can only stand in a
+/// string, where its number means the same.
+fn json_line(value: &impl serde::Serialize) -> String {
+    let Ok(text) = serde_json::to_string(value) else { return String::new() };
+    let mut line = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if is_acting(c) {
+            line += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            line.push(c);
+        }
+    }
+    line + "\n"
+}
+
 /// Prints data. A reader that has gone, like `head`, is no failure and ends the program quietly.
 fn print(text: &str) {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    print_raw(text.as_bytes());
+}
+
+/// The same for what may hold names that are no text.
+fn print_raw(bytes: &[u8]) {
+    match io::stdout().lock().write_all(bytes) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {

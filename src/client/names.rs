@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::engine::wire;
 use super::exit::{Exit, Failure};
+use super::held::Held;
 use super::job::Job;
 use super::operand::{Remote, Server};
 use super::remote::{child, expand, list, stat};
@@ -192,6 +193,7 @@ impl Removal {
     async fn tree(&self, server: &Server, top: Option<RelPath>) {
         let mut levels: Vec<Vec<RelPath>> = Vec::new();
         let mut pending = vec![(top.clone(), 0)];
+        let mut held = Held::default(); // Of `pending` and `levels`.
         let mut removing = JoinSet::new();
         while let Some((directory, depth)) = pending.pop() {
             let entries = match list(&self.job, server, directory.as_ref()).await {
@@ -217,6 +219,11 @@ impl Removal {
                     }
                 };
                 if entry.kind == EntryType::Directory {
+                    if let Err(failure) = held.keep(path.raw_bytes()) {
+                        self.note(&path, Err(doing(failure, &path)));
+                        self.drain(&mut removing, 0).await;
+                        return;
+                    }
                     pending.push((Some(path), depth + 1));
                 } else {
                     self.spawn(&mut removing, server, Request::Remove { path: wire(&path) }, path)

@@ -2,13 +2,11 @@
 
 use super::engine::{Listing, wire};
 use super::exit::{Exit, Failure};
+use super::held::Held;
 use super::job::Job;
 use super::operand::{Remote, Server};
 use crate::proto::{Answer, Entry, EntryType, Request, StatInfo};
 use crate::types::{ErrorCode, Escaped, RelPath};
-
-/// Names that one pattern may stand for.
-const MATCHES_MAX: usize = 1_000_000;
 
 /// A name on a server, and what it is as far as that is known.
 #[derive(Clone, Debug)]
@@ -52,13 +50,14 @@ pub async fn expand(job: &Job, server: &Server, remote: &Remote) -> Result<Vec<N
     let mut found: Vec<(Option<RelPath>, Option<EntryType>)> = vec![(None, None)];
     for part in pattern.components() {
         let part = part.raw_bytes();
-        let mut next = Vec::new();
+        let (mut next, mut held) = (Vec::new(), Held::default());
         for (directory, _) in found {
             if !is_pattern(part) {
                 next.push((Some(child(directory.as_ref(), part)?), None));
                 continue;
             }
-            let entries = match list(job, server, directory.as_ref()).await {
+            let wanted = |entry: &Entry| matches(part, &entry.name.0);
+            let entries = match list_where(job, server, directory.as_ref(), wanted).await {
                 // Something on the way is no directory, or is not there: no match.
                 Err(failure)
                     if matches!(failure.code, Some(ErrorCode::WrongType | ErrorCode::NotFound)) =>
@@ -67,11 +66,10 @@ pub async fn expand(job: &Job, server: &Server, remote: &Remote) -> Result<Vec<N
                 }
                 entries => entries?,
             };
-            for entry in entries.into_iter().filter(|entry| matches(part, &entry.name.0)) {
-                next.push((Some(child(directory.as_ref(), &entry.name.0)?), Some(entry.kind)));
-            }
-            if next.len() > MATCHES_MAX {
-                return Err(Failure::new(Exit::Usage, "the pattern stands for too many names"));
+            for entry in entries {
+                let path = child(directory.as_ref(), &entry.name.0)?;
+                held.keep(path.raw_bytes())?;
+                next.push((Some(path), Some(entry.kind)));
             }
         }
         found = next;
@@ -115,15 +113,24 @@ pub fn child(directory: Option<&RelPath>, name: &[u8]) -> Result<RelPath, Failur
 /// Everything in a directory, again from the start if the connection is lost.
 ///
 /// # Errors
-/// The server's word, or the connection's end.
+/// The server's word, or the connection's end; or it is more than can be held.
 pub async fn list(
     job: &Job,
     server: &Server,
     path: Option<&RelPath>,
 ) -> Result<Vec<Entry>, Failure> {
+    list_where(job, server, path, |_| true).await
+}
+
+async fn list_where(
+    job: &Job,
+    server: &Server,
+    path: Option<&RelPath>,
+    wanted: impl Fn(&Entry) -> bool,
+) -> Result<Vec<Entry>, Failure> {
     let mut patience = job.patience();
     loop {
-        let outcome = list_once(job, server, path).await;
+        let outcome = list_once(job, server, path, &wanted).await;
         if !job.again(server, 0, &mut patience, &outcome).await {
             return outcome;
         }
@@ -134,11 +141,15 @@ async fn list_once(
     job: &Job,
     server: &Server,
     path: Option<&RelPath>,
+    wanted: impl Fn(&Entry) -> bool,
 ) -> Result<Vec<Entry>, Failure> {
     let mut listing: Listing = job.line(server, 0).await?.list(path).await?;
-    let mut all = Vec::new();
+    let (mut all, mut held) = (Vec::new(), Held::default());
     while let Some(entries) = listing.next().await? {
-        all.extend(entries);
+        for entry in entries.into_iter().filter(&wanted) {
+            held.keep(&entry.name.0)?;
+            all.push(entry);
+        }
     }
     Ok(all)
 }

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::engine::wire;
 use super::exit::{Exit, Failure};
+use super::held::Held;
 use super::job::Job;
 use super::local::walk::{Found, Leaf, walk};
 use super::local::{Input, Named, Witness, is_directory, open_failure};
@@ -205,7 +206,9 @@ impl Verify {
     /// Files that are on the server and not here.
     async fn others(&self, local: &Path, base: Option<RelPath>) {
         let mut pending = vec![(base, local.to_owned())];
+        let mut held = Held::default();
         while let Some((directory, here)) = pending.pop() {
+            held.release(here.as_os_str().as_bytes());
             let entries = match list(&self.job, &self.server, directory.as_ref()).await {
                 Ok(entries) => entries,
                 Err(failure) => {
@@ -223,7 +226,12 @@ impl Verify {
                 };
                 let own = here.join(std::ffi::OsStr::from_bytes(&entry.name.0));
                 match entry.kind {
-                    EntryType::Directory => pending.push((Some(path), own)),
+                    EntryType::Directory => {
+                        if let Err(failure) = held.keep(own.as_os_str().as_bytes()) {
+                            return self.job.note(None, Err(failure.doing("verify: list")));
+                        }
+                        pending.push((Some(path), own));
+                    }
                     EntryType::File if Named::open(&own).is_err() => {
                         let verdict = Verdict::Different("only on the server");
                         self.tell(own.as_os_str().as_bytes(), path.raw_bytes(), Ok(verdict));

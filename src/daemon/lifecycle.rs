@@ -111,19 +111,7 @@ pub(super) async fn run<S: Store>(
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify::tell(&[NotifyState::Reloading, now]);
                 }
-                said = match reload(&file, &sweeper, &live, &pool, &workers) {
-                    Ok(users) => {
-                        tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
-                        "; last reload taken".to_owned()
-                    }
-                    Err(why) => {
-                        tracing::error!(
-                            name: kind::RELOAD_REFUSED,
-                            "reload refused, the configuration before it stays in force: {why}"
-                        );
-                        format!("; last reload refused: {}", why.replace('\n', "; "))
-                    }
-                };
+                said = told(reload(&file, &sweeper, &live, &pool, &workers));
                 let failed = sweeper.failed_flushes();
                 notify::tell(&[NotifyState::Ready, NotifyState::Status(&status(&said, failed))]);
             }
@@ -173,6 +161,23 @@ pub(super) async fn run<S: Store>(
     }
     tracing::info!(name: kind::STOPPED, "stopped");
     Ok(())
+}
+
+/// Logs what came of a reload, and gives the words for it in the status.
+fn told(reload: Result<usize, String>) -> String {
+    match reload {
+        Ok(users) => {
+            tracing::info!(name: kind::RELOADED, users, "configuration reloaded");
+            "; last reload taken".to_owned()
+        }
+        Err(why) => {
+            tracing::error!(
+                name: kind::RELOAD_REFUSED,
+                "reload refused, the configuration before it stays in force: {why}"
+            );
+            format!("; last reload refused: {}", why.replace('\n', "; "))
+        }
+    }
 }
 
 /// What is said of a disk once a flush has failed: for good, because nobody knows what it has lost.

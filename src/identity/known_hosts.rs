@@ -3,7 +3,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use thiserror::Error;
@@ -49,15 +49,10 @@ impl KnownHosts {
     /// # Errors
     /// The file or the line that is wrong.
     pub fn load(path: &Path) -> Result<Self, KnownHostsError> {
-        let mut text = String::new();
-        match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
-        {
+        let text = match text(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => {
-                return Err(KnownHostsError::Io { path: path.display().to_string(), source });
-            }
-            Ok(_) => {}
-        }
+            text => text.map_err(|source| in_file(path, source))?,
+        };
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -99,12 +94,73 @@ impl KnownHosts {
             if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             }
-            let mut file = File::options().append(true).create(true).mode(0o600).open(path)?;
-            file.write_all(
-                format!("{} {}\n", host.to_ascii_lowercase(), public_line(key)).as_bytes(),
-            )?;
+            let mut file =
+                File::options().read(true).append(true).create(true).mode(0o600).open(path)?;
+            let line = own_line(host, key);
+            // An editor may have left the last line without its end.
+            let gap = if ends_a_line(&file)? { "" } else { "\n" };
+            file.write_all(format!("{gap}{line}").as_bytes())?;
             file.sync_all()
         };
-        write().map_err(|source| KnownHostsError::Io { path: path.display().to_string(), source })
+        write().map_err(|source| in_file(path, source))
     }
+
+    /// Remembers a key in place of all others of its host, durably and whole or not at all. Every other
+    /// line stays. What another process appends at the same moment may be lost; then it is asked again.
+    ///
+    /// # Errors
+    /// The file cannot be read, or not be written.
+    pub fn replace(path: &Path, host: &str, key: &PublicKey) -> Result<(), KnownHostsError> {
+        let replace = || -> io::Result<()> {
+            let path = path.canonicalize()?; // Of a link, the file that it leads to.
+            let is_other = |line: &&str| {
+                let known = line.trim().split([' ', '\t']).next().unwrap_or_default();
+                !known.eq_ignore_ascii_case(host)
+            };
+            let before = text(&path)?;
+            let mut after: String =
+                before.lines().filter(is_other).flat_map(|line| [line, "\n"]).collect();
+            after += &own_line(host, key);
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(format!(".{}.new", std::process::id()));
+            let new = path.with_file_name(name);
+            let write = || {
+                let mode = path.metadata()?.mode() & 0o777;
+                let mut file =
+                    File::options().write(true).create_new(true).mode(mode).open(&new)?;
+                file.write_all(after.as_bytes())?;
+                file.sync_all()?;
+                std::fs::rename(&new, &path)
+            };
+            write().inspect_err(|_| drop(std::fs::remove_file(&new)))?;
+            path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        };
+        replace().map_err(|source| in_file(path, source))
+    }
+}
+
+/// The text of a file, whole: what is left out would turn a known host into a new one.
+pub(super) fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+fn own_line(host: &str, key: &PublicKey) -> String {
+    format!("{} {}\n", host.to_ascii_lowercase(), public_line(key))
+}
+
+/// Whether what is appended begins a line of its own.
+fn ends_a_line(file: &File) -> io::Result<bool> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else { return Ok(true) };
+    let mut byte = [b'\n'];
+    file.read_at(&mut byte, last)?;
+    Ok(byte == [b'\n'])
+}
+
+fn in_file(path: &Path, source: io::Error) -> KnownHostsError {
+    KnownHostsError::Io { path: path.display().to_string(), source }
 }

@@ -2,6 +2,7 @@
 //! sides before anything is sent. Method: keys that ssh-keygen made, handshakes in memory, arbitrary bytes.
 #![expect(clippy::disallowed_methods, reason = "tests set key files up")]
 
+mod appended;
 mod files;
 mod signing;
 

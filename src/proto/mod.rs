@@ -23,6 +23,8 @@ pub use server::{Event, Expect, ServerState, UPLOADS_MAX};
 
 use thiserror::Error;
 
+use crate::types::Foreign;
+
 /// How a peer broke the protocol; final for the connection.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum ProtocolError {
@@ -34,7 +36,7 @@ pub enum ProtocolError {
     Payload {
         /// The kind of frame.
         kind: Kind,
-        /// What the JSON parser says.
+        /// What the JSON parser says, escaped and cut: it repeats words of the peer's.
         detail: String,
     },
     /// A frame that may not come at this point.
@@ -58,11 +60,36 @@ pub enum ProtocolError {
     },
 }
 
-/// Turns one control payload into its message.
+/// Turns one control payload into its message. Nothing else reads what a peer sends, so that no word of a
+/// peer's gets into an error as it is.
 pub(crate) fn parse<'a, T: serde::Deserialize<'a>>(
     kind: Kind,
     payload: &'a [u8],
 ) -> Result<T, ProtocolError> {
-    serde_json::from_slice(payload)
-        .map_err(|error| ProtocolError::Payload { kind, detail: error.to_string() })
+    serde_json::from_slice(payload).map_err(|error| ProtocolError::Payload {
+        kind,
+        detail: Foreign(&error.to_string()).to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// L-02, R-14: this text goes to the client's terminal, and to the server's log.
+    #[test]
+    fn an_error_repeats_nothing_that_acts_and_not_much() {
+        let evil = format!("\\u001b[2J\\r\u{202e}\u{9b}{}", "x".repeat(15_000));
+        for json in [
+            format!(r#"{{"{evil}":{{}}}}"#),
+            format!(r#"{{"stat":{{"type":"{evil}","mode":0,"mtime_ns":0}}}}"#),
+            format!(r#"{{"digest":{{"bytes":"{evil}"}}}}"#),
+            evil,
+        ] {
+            let error = parse::<Answer>(Kind::Answer, json.as_bytes())
+                .map_or_else(|error| error.to_string(), |answer| panic!("{answer:?} is no answer"));
+            assert!(!error.contains(crate::types::is_acting), "{error:?}");
+            assert!(error.len() < 1200, "{} bytes", error.len());
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The one way in which foreign bytes reach a terminal or a log.
+//! The ways in which foreign bytes reach a terminal or a log.
 
 use std::fmt::{self, Write as _};
 
@@ -26,9 +26,7 @@ impl fmt::Display for Escaped<'_> {
                     '\r' => f.write_str("\\r")?,
                     '\t' => f.write_str("\\t")?,
                     '\\' => f.write_str("\\\\")?,
-                    c if c.is_control() || is_hidden_direction(c) => {
-                        write!(f, "{}", c.escape_unicode())?;
-                    }
+                    c if is_acting(c) => write!(f, "{}", c.escape_unicode())?,
                     c => f.write_char(c)?,
                 }
             }
@@ -41,6 +39,30 @@ impl fmt::Display for Escaped<'_> {
             hidden => write!(f, "… ({hidden} bytes more)"),
         }
     }
+}
+
+/// What a peer says, for people: as [`Escaped`], but shorter than a name may be.
+pub struct Foreign<'a>(pub &'a str);
+
+impl Foreign<'_> {
+    /// Bytes of the input that are printed.
+    pub const BYTES_MAX: usize = 1024;
+}
+
+impl fmt::Display for Foreign<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.floor_char_boundary(Self::BYTES_MAX);
+        Escaped(&self.0.as_bytes()[..shown]).fmt(f)?;
+        match self.0.len() - shown {
+            0 => Ok(()),
+            hidden => write!(f, "… ({hidden} bytes more)"),
+        }
+    }
+}
+
+/// Whether a terminal does something else with a character than to show it.
+pub fn is_acting(c: char) -> bool {
+    c.is_control() || is_hidden_direction(c)
 }
 
 #[cfg(test)]
@@ -62,5 +84,8 @@ mod tests {
         }
         let long = vec![b'x'; Escaped::BYTES_MAX + 3];
         assert!(Escaped(&long).to_string().ends_with("x… (3 bytes more)"));
+        let long = "ü".repeat(513);
+        assert!(Foreign(&long).to_string().ends_with("ü… (2 bytes more)"));
+        assert_eq!(Foreign("\u{9b}x").to_string(), "\\u{9b}x");
     }
 }

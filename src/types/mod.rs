@@ -12,7 +12,7 @@ mod quota;
 pub use access::{Pattern, Principal, Right, Rights, Rule, UnknownRight};
 pub use digest::{DigestError, Sha256Digest};
 pub use error_code::ErrorCode;
-pub use escaped::Escaped;
+pub use escaped::{Escaped, Foreign, is_acting};
 pub use key::{KeyAlgorithm, PublicKey};
 pub use path::{FileName, NameError, RelPath};
 pub use quota::{Quota, Reserve};

@@ -22,17 +22,41 @@ pub fn against(
     words: &[&str],
     answer: impl FnMut(u8, u32, &Value) -> Vec<u8> + Send + 'static,
 ) -> Result<Ran, Box<dyn std::error::Error>> {
+    let mut ftc = Command::new(env!("CARGO_BIN_EXE_ftc"));
+    ftc.args(words);
+    play(directory, ftc, GREETING.to_vec(), answer)
+}
+
+/// The same on a terminal, Python's: all that `ftc` prints is in `out`.
+pub fn on_terminal(
+    directory: &Path,
+    words: &[&str],
+    answer: impl FnMut(u8, u32, &Value) -> Vec<u8> + Send + 'static,
+) -> Result<Ran, Box<dyn std::error::Error>> {
+    let spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let mut python = Command::new("/usr/bin/env");
+    python.args(["python3", "-c", spawn, env!("CARGO_BIN_EXE_ftc")]).args(words);
+    play(directory, python, GREETING.to_vec(), answer)
+}
+
+/// Runs a command that is `ftc`, against a server that greets it so and answers so.
+pub fn play(
+    directory: &Path,
+    mut ftc: Command,
+    greeting: Vec<u8>,
+    answer: impl FnMut(u8, u32, &Value) -> Vec<u8> + Send + 'static,
+) -> Result<Ran, Box<dyn std::error::Error>> {
     let socket: PathBuf = directory.join(".evil");
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket)?;
-    let server = std::thread::spawn(move || serve(&listener, answer));
-    let output = Command::new(env!("CARGO_BIN_EXE_ftc"))
+    let server = std::thread::spawn(move || serve(&listener, &greeting, answer));
+    let output = ftc
         .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", directory)
         .env("FTC_SERVER", format!("unix:{}", socket.display()))
         .env("FTC_RETRY", "0s")
         .current_dir(directory)
-        .args(words)
         .stdin(Stdio::null())
         .output()?;
     // The client ends first; a server that it never called waits for ever, and is left to the process.
@@ -45,10 +69,11 @@ pub fn against(
 
 fn serve(
     listener: &UnixListener,
+    greeting: &[u8],
     mut answer: impl FnMut(u8, u32, &Value) -> Vec<u8>,
 ) -> Fallible<()> {
     let (mut stream, _) = listener.accept()?;
-    stream.write_all(&frame(HELLO, 0, GREETING))?;
+    stream.write_all(&frame(HELLO, 0, greeting))?;
     loop {
         let mut header = [0; 12];
         stream.read_exact(&mut header)?;

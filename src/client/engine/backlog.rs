@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::Stop;
 use crate::client::exit::{Exit, Failure};
 use crate::proto::{Entry, EntryType, WirePath};
 
@@ -28,6 +29,8 @@ struct Kept {
     batches: VecDeque<Box<[u8]>>,
     bytes: usize,
     end: Option<Result<(), Failure>>,
+    /// Nobody will look at it.
+    is_left: bool,
 }
 
 impl Backlog {
@@ -39,13 +42,17 @@ impl Backlog {
     pub(super) fn push(&self, entries: &[Entry]) -> Result<(), Failure> {
         let batch = pack(entries);
         let mut kept = self.kept();
+        if kept.is_left {
+            return Ok(());
+        }
         kept.bytes += batch.len();
         if kept.bytes > BYTES_MAX {
             kept.batches.clear();
             return Err(Failure::new(
                 Exit::Other,
                 "the directory has more entries than we can hold",
-            ));
+            )
+            .hint("let what is printed go to a file, or list a part with a pattern like 'a*'"));
         }
         kept.batches.push_back(batch);
         drop(kept);
@@ -60,12 +67,26 @@ impl Backlog {
     }
 }
 
-/// A directory's entries as they come.
-pub struct Listing(Arc<Backlog>);
+/// A directory's entries as they come. Whoever lets go of it before the end tells the server to stop.
+pub struct Listing {
+    backlog: Arc<Backlog>,
+    stop: Option<Stop>,
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        let mut kept = self.backlog.kept();
+        kept.is_left = true;
+        kept.batches.clear();
+        if let (None, Some(stop)) = (&kept.end, &self.stop) {
+            stop.if_possible();
+        }
+    }
+}
 
 impl Listing {
-    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
-        Self(backlog)
+    pub(super) fn new(backlog: Arc<Backlog>, stop: Option<Stop>) -> Self {
+        Self { backlog, stop }
     }
 
     /// Some more entries; `None` at the end.
@@ -75,7 +96,7 @@ impl Listing {
     pub async fn next(&mut self) -> Result<Option<Vec<Entry>>, Failure> {
         loop {
             {
-                let mut kept = self.0.kept();
+                let mut kept = self.backlog.kept();
                 if let Some(batch) = kept.batches.pop_front() {
                     kept.bytes -= batch.len();
                     return Ok(Some(unpack(&batch)));
@@ -84,7 +105,7 @@ impl Listing {
                     return end.clone().map(|()| None);
                 }
             }
-            self.0.changed.notified().await;
+            self.backlog.changed.notified().await;
         }
     }
 }
@@ -159,11 +180,15 @@ mod tests {
         let backlog = Arc::new(Backlog::default());
         assert!(backlog.push(&entries).is_ok());
         backlog.end(Ok(()));
-        let mut listing = Listing::new(Arc::clone(&backlog));
+        let mut listing = Listing::new(Arc::clone(&backlog), None);
         assert_eq!(listing.next().await.ok().flatten(), Some(entries));
         assert!(matches!(listing.next().await, Ok(None)));
+        let backlog = Backlog::default();
         let many = vec![entry(&[b'x'; 16_000], EntryType::File, None); 64];
         let pushed = (0..1000).map_while(|_| backlog.push(&many).ok()).count();
         assert!(pushed > 100 && pushed < 140, "{pushed} batches of a megabyte");
+        let backlog = Arc::new(Backlog::default());
+        drop(Listing::new(Arc::clone(&backlog), None));
+        assert!((0..1000).all(|_| backlog.push(&many).is_ok()) && backlog.kept().bytes == 0);
     }
 }

@@ -27,7 +27,7 @@ use super::exit::{Exit, Failure};
 use super::report::Meter;
 use crate::proto::{
     Abort, Answer, ClientHello, ClientState, ErrorMessage, FileInfo, Kind, PutRequest, Request,
-    ServerHello, VERSION, WirePath,
+    ServerHello, VERSION, WirePath, parse,
 };
 use crate::transfer::{Buffer, PARTS_MAX, Part, Pool, Seal, Share};
 use crate::types::RelPath;
@@ -309,8 +309,8 @@ impl Line {
         let backlog = Arc::new(Backlog::default());
         let waits = Waits::Listing(Arc::clone(&backlog));
         let control = |id, json| Step::Control(Kind::Request, id, json);
-        self.begin(&request, ANSWER_TIMEOUT, waits, control).await?;
-        Ok(Listing::new(backlog))
+        let id = self.begin(&request, ANSWER_TIMEOUT, waits, control).await?;
+        Ok(Listing::new(backlog, Some(Stop(self.clone(), id))))
     }
 
     /// Asks for a file and waits for its announcement.
@@ -403,7 +403,7 @@ pub struct Download {
     pub stop: Stop,
 }
 
-/// How to stop a [`Download`] whose content nobody wants any more.
+/// How to stop a [`Download`] or a [`Listing`] that nobody wants any more.
 pub struct Stop(Line, u32);
 
 impl Stop {
@@ -413,6 +413,11 @@ impl Stop {
         if is_open {
             let _ = self.0.step(Step::Empty(Kind::Cancel, self.1)).await; // If it is gone, so much the better.
         }
+    }
+
+    /// The same without waiting: if the writer is busy, the server is not told.
+    fn if_possible(&self) {
+        let _ = self.0.0.steps.try_send(Step::Empty(Kind::Cancel, self.1));
     }
 }
 
@@ -500,7 +505,7 @@ async fn hello(reader: &mut FrameReader) -> Result<ServerHello, Failure> {
     let wrong = |what: &str| Failure::new(Exit::Protocol, what.to_owned()).hint("is this an ftd?");
     match (header.kind, header.id) {
         (Kind::Hello, 0) => {
-            let hello: ServerHello = serde_json::from_slice(reader.control(&header).await?)
+            let hello: ServerHello = parse(Kind::Hello, reader.control(&header).await?)
                 .map_err(|error| wrong(&format!("the server's hello makes no sense: {error}")))?;
             if VERSION.common(hello.versions) == Some(VERSION.max) {
                 return Ok(hello);
@@ -510,7 +515,7 @@ async fn hello(reader: &mut FrameReader) -> Result<ServerHello, Failure> {
             Err(Failure::new(Exit::Protocol, text).hint("update the older side"))
         }
         (Kind::Error, 0) => {
-            let error: ErrorMessage = serde_json::from_slice(reader.control(&header).await?)
+            let error: ErrorMessage = parse(Kind::Error, reader.control(&header).await?)
                 .map_err(|_| wrong("the server's first words make no sense"))?;
             Err(Failure::of_server(error.code, &error.message))
         }

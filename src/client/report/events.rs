@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Action, Done, Item};
 use crate::client::exit::{Exit, Failure};
+use crate::client::json_line;
 use crate::proto::WirePath;
 use crate::types::{RelPath, Sha256Digest};
 
@@ -160,6 +161,6 @@ impl Event {
 
     /// The event as its line.
     pub(super) fn line(&self) -> String {
-        serde_json::to_string(self).map(|text| text + "\n").unwrap_or_default()
+        json_line(self)
     }
 }

@@ -225,7 +225,8 @@ impl Report {
             let how = match (item.action, done.replaced) {
                 (Action::Put, false) => "stored",
                 (Action::Put, true) => "stored, replacing",
-                _ => "got",
+                (_, false) => "got",
+                (_, true) => "got, replacing",
             };
             let mut text = format!(
                 "{how} {}  {}  sha256 {}",
