@@ -52,3 +52,16 @@ fn a_key_takes_the_place_of_the_hosts_others() -> TestResult {
     assert_eq!(KnownHosts::parse(&found, "x")?.lookup("h:1"), [keys[2].public().clone()]);
     Ok(())
 }
+
+/// What is left out would turn a known host into a new one.
+#[test]
+fn a_file_is_read_whole_or_not_at_all() -> TestResult {
+    let mut file = NamedTempFile::new()?;
+    file.write_all(&vec![b'#'; 16 << 20])?;
+    assert!(KnownHosts::load(file.path()).is_ok());
+    file.write_all(b"#")?;
+    let error =
+        KnownHosts::load(file.path()).map_or_else(|error| error.to_string(), |_| String::new());
+    assert!(error.contains("larger than 16777216 bytes"), "{error}");
+    Ok(())
+}
