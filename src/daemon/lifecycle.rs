@@ -1,5 +1,6 @@
 //! The daemon's life: signals, reloads, the drain, and what systemd is told of them.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
@@ -51,6 +52,14 @@ impl Stop {
         tokio::select! {
             _ = self.stop.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits until all have ended, for `limit` or until the next signal; gives whether they have.
+    async fn wait_for(&mut self, all: &mut mpsc::Receiver<Infallible>, limit: Duration) -> bool {
+        tokio::select! {
+            ended = timeout(limit, all.recv()) => ended.is_ok(),
+            () = self.stopped() => false,
         }
     }
 }
@@ -147,17 +156,10 @@ pub(super) async fn run<S: Store>(
     phase.send_replace(Phase::Draining);
     tracing::info!("draining");
     while listeners.join_next().await.is_some() {}
-    let cut = tokio::select! {
-        ended = timeout(drain_timeout, all_done.recv()) => ended.is_err(),
-        () = signals.stopped() => true,
-    };
-    if cut {
+    if !signals.wait_for(&mut all_done, drain_timeout).await {
         tracing::warn!(name: kind::CUT, "stopping with transfers unfinished: nothing of them is stored");
         drop(live); // Which sends all sessions away.
-        tokio::select! {
-            _ = timeout(LAST_WORD, all_done.recv()) => {}
-            () = signals.stopped() => {}
-        }
+        signals.wait_for(&mut all_done, LAST_WORD).await;
     }
     tracing::info!(name: kind::STOPPED, "stopped");
     Ok(())
