@@ -67,7 +67,7 @@ impl Staging {
                 None => random_name(tree.options.staging)?,
             };
             match open_below(&tree.stage, name.as_bytes(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-                Err(Errno::EEXIST) if keeping.is_none() => {}
+                Err(Errno::EEXIST) => {}
                 Err(error) => return Err(fail(error)),
                 Ok(file) => {
                     let replaces = tree.replaced_bytes(target);
