@@ -102,6 +102,34 @@ fn what_is_no_key_of_ours_says_what_it_is() -> TestResult {
     Ok(())
 }
 
+/// One byte more or less, or another mark in front, is no key; nor is a line without end.
+#[test]
+fn a_point_has_its_length_and_its_mark() -> TestResult {
+    let point = |mark: u8, length: usize| [&[mark][..], &vec![7; length - 1]].concat();
+    for (algorithm, mark, length) in [
+        (KeyAlgorithm::Ed25519, 4, 32),
+        (KeyAlgorithm::EcdsaP256, 4, 65),
+        (KeyAlgorithm::EcdsaP384, 4, 97),
+    ] {
+        let good = PublicKey { algorithm, point: point(mark, length) };
+        assert_eq!(public_from_spki(&spki_der(&good)), Some(good.clone()));
+        assert_eq!(parse_blob(&super::public::blob(&good)), Some(good));
+        for point in [point(mark, length - 1), point(mark, length + 1), point(3, length)] {
+            let bad = PublicKey { algorithm, point };
+            if algorithm == KeyAlgorithm::Ed25519 && bad.point.len() == length {
+                continue; // It has no mark.
+            }
+            assert_eq!(public_from_spki(&spki_der(&bad)), None);
+            assert_eq!(parse_blob(&super::public::blob(&bad)), None);
+        }
+    }
+    let line = KNOWN[0].0.split(" alice").next().ok_or("no line")?;
+    let long = |bytes: usize| format!("{line} {}", "c".repeat(bytes - line.len() - 1));
+    assert!(parse_public_line(&long(16 * 1024)).is_ok());
+    assert!(parse_public_line(&long(16 * 1024 + 1)).is_err());
+    Ok(())
+}
+
 #[test]
 fn host_keys_are_made_once_and_only_for_us() -> TestResult {
     let dir = tempfile::tempdir()?;

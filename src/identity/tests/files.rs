@@ -221,3 +221,17 @@ fn a_long_list_of_known_hosts_is_read_to_its_end() -> TestResult {
     assert_eq!(KnownHosts::load(&path)?.lookup("last:1"), [key.public().clone()]);
     Ok(())
 }
+
+#[test]
+fn known_hosts_keep_their_mode_when_a_key_is_replaced() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("known_hosts");
+    let key = PrivateKey::generate()?;
+    for mode in [0o600, 0o640, 0o400] {
+        let _ = fs::remove_file(&path);
+        write(&path, "# mine\n", mode)?;
+        KnownHosts::replace(&path, "h:1", key.public())?;
+        assert_eq!(fs::metadata(&path)?.mode() & 0o7777, mode);
+    }
+    Ok(())
+}

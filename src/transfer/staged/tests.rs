@@ -100,3 +100,39 @@ fn a_hash_goes_on_from_where_it_was_kept() -> TestResult {
     }
     Ok(())
 }
+
+/// A file that tells what becomes of it.
+struct Told(std::sync::mpsc::Sender<Option<Sha256Digest>>);
+
+impl Staging for Told {
+    fn reserve(&mut self, _bytes: u64) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    fn write_all(&mut self, _bytes: &[u8]) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    fn keep(self, state: &[u8]) {
+        let _ = self.0.send(digest_at(state).ok());
+    }
+
+    fn leave(self) {
+        let _ = self.0.send(None);
+    }
+
+    fn commit(self, _target: &RelPath, _publish: &Publish) -> Result<Published, FsError> {
+        Err(FsError::new(ErrorCode::Internal, "nobody commits here", None))
+    }
+}
+
+#[test]
+fn what_is_cut_is_kept_with_the_hash_over_it_or_left_as_it_was() -> TestResult {
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut staged = Staged::new(Told(tell.clone()), 100);
+    staged.write(b"content")?;
+    staged.keep();
+    Staged::new(Told(tell), 100).leave();
+    assert_eq!(told.iter().collect::<Vec<_>>(), [Some(seal(b"content").digest), None]);
+    Ok(())
+}
