@@ -415,7 +415,7 @@ fn a_directory_that_moves_inside_is_no_mount_point() -> TestResult {
     let path = rel("a/swap/file")?;
     let (parent, name) = path.split_last();
     let top = nix::sys::stat::fstat(place.tree.descriptor())?;
-    drop(place.tree.announce(&made::Place::new(&top, &name))); // Somebody makes something somewhere.
+    place.tree.unflushed.add(&made::Place::new(&top, &name)); // Somebody makes something somewhere.
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
