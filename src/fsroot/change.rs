@@ -96,12 +96,14 @@ impl Tree {
         let flushed = made.flush(self); // After a failure, of what others have met.
         outcome?;
         if flushed.is_err() {
-            self.ledger.in_turn(&[path], false, || {
+            // Without a turn it stays.
+            let _ = self.ledger.in_turn(&[path], false, || {
                 let before = made.change();
                 made.undo(self);
                 let gone = before.into_iter().map(|(path, delta)| (path, -delta));
                 self.ledger.enter(&gone.collect::<Vec<_>>());
                 self.ledger.enter(&made.change());
+                Ok(())
             });
         }
         flushed.map(|()| made.count())
