@@ -337,14 +337,18 @@ fn a_disk_that_hangs_under_one_user_holds_no_other_up_and_under_all_is_told() ->
 #[test]
 fn a_reload_beside_a_change_that_hangs_holds_nobody_up() -> TestResult {
     let gone = json!({"verb": "remove", "path": "d/f"});
-    for (call, request) in [
-        ("unlinkat", &gone),
-        ("fsync", &gone),
-        ("mkdirat", &json!({"verb": "mkdir", "path": "d/new"})),
-        ("renameat2", &json!({"verb": "rename", "path": "d/f", "to": "d/g"})),
-        ("getdents64", &json!({"verb": "rename", "path": "d", "to": "in/d"})),
+    let new = json!({"verb": "mkdir", "path": "d/new"});
+    for (call, request, full) in [
+        ("unlinkat", &gone, false),
+        ("fsync", &gone, false),
+        ("mkdirat", &new, false),
+        // It is refused, and taken back.
+        ("unlinkat", &new, true),
+        ("renameat2", &json!({"verb": "rename", "path": "d/f", "to": "d/g"}), false),
+        ("getdents64", &json!({"verb": "rename", "path": "d", "to": "in/d"}), false),
     ] {
-        let setup = Setup::new()?;
+        let quota = if full { "\nquota-files = 3" } else { "" };
+        let setup = Setup::with(&format!("{ALL_RIGHTS}{quota}"), "")?;
         setup.add_user("bob", "")?;
         setup.add_user("carol", "home = \"alice/in\"\nquota = \"1MiB\"")?;
         std::fs::create_dir_all(setup.path("root/alice/in"))?;
@@ -376,7 +380,7 @@ fn a_reload_beside_a_change_that_hangs_holds_nobody_up() -> TestResult {
 
         let strace = nix::unistd::Pid::from_raw(i32::try_from(daemon.child_id())?);
         nix::sys::signal::kill(strace, Signal::SIGKILL)?;
-        assert_eq!(alice.expect()?.kind, ANSWER, "{call}");
+        assert_eq!(alice.expect()?.kind, if full { ERROR } else { ANSWER }, "{call}");
     }
     Ok(())
 }

@@ -96,12 +96,14 @@ impl Tree {
         let flushed = made.flush(self); // After a failure, of what others have met.
         outcome?;
         if flushed.is_err() {
-            self.ledger.in_turn(&[path], false, || {
+            // Without a turn it stays.
+            let _ = self.ledger.in_turn(&[path], false, || {
                 let before = made.change();
                 made.undo(self);
                 let gone = before.into_iter().map(|(path, delta)| (path, -delta));
                 self.ledger.enter(&gone.collect::<Vec<_>>());
                 self.ledger.enter(&made.change());
+                Ok(())
             });
         }
         flushed.map(|()| made.count())
@@ -180,7 +182,9 @@ impl Tree {
         let parent = fstat(&target).map_err(&fail)?;
         let across = identity(&fstat(&source).map_err(&fail)?) != identity(&parent);
         let place = is_directory.then(|| Place::new(&parent, &new));
-        let looking = place.as_ref().map(|place| self.announce(place));
+        if let Some(place) = &place {
+            self.unflushed.add(place);
+        }
         // Two names of one inode: the kernel does nothing and says it did. Looked at before: afterwards the
         // same inode under the old name may as well be one that another rename has brought back.
         let is_still = |parent, name| {
@@ -204,7 +208,6 @@ impl Tree {
                 error => fail(error),
             }
         })?;
-        drop(looking);
         self.ledger.enter(&change);
         for home in homes {
             // What cannot be counted now is counted when the daemon next looks.

@@ -13,7 +13,7 @@ use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::unistd::ftruncate;
 
 use super::flush::Flush;
-use super::ledger::{Change, Delta};
+use super::ledger::{Change, Delta, Hold, Ledger};
 use super::look::Look;
 use super::made::{Flushes, Identity, Made, identity};
 use super::resolve::{component, open_directory};
@@ -354,14 +354,19 @@ impl Group {
 
     /// Gives the files their names; what fails is written into `outcomes`.
     fn place(self, outcomes: &mut [Result<Published, FsError>]) -> Option<Named> {
+        let places: Vec<_> = self.files.iter().map(|(place, _)| *place).collect();
         let first = &self.files.first()?.1.0.order;
         let (tree, target) = (first.staging.tree.clone(), first.target.clone());
         let parents = first.publish.parents;
         // The homes above one of them are above them all.
-        let (mut placed, opened, made, files) = tree.ledger.in_turn(&[&target], false, || {
+        let in_turn = tree.ledger.in_turn(&[&target], false, || {
             let (mut made, mut placed, mut files) = (Made::default(), Vec::new(), Vec::new());
             let parent = target.split_last().0;
-            let opened = tree.open_target(parent.as_ref(), parents, &mut made);
+            let opened = alone(|| {
+                let opened = tree.open_target(parent.as_ref(), parents, &mut made)?;
+                trip("panics-opened", &target);
+                Ok(opened)
+            });
             let mut change = made.change();
             for (place, mut file) in self.files {
                 let outcome = opened
@@ -381,8 +386,15 @@ impl Group {
                 made.undo(&tree);
                 tree.ledger.enter(&made.change());
             }
-            (placed, opened, made, files)
+            Ok((placed, opened, made, files))
         });
+        let (mut placed, opened, made, files) = match in_turn {
+            Ok(placed) => placed,
+            Err(error) => {
+                places.into_iter().for_each(|place| outcomes[place] = Err(error));
+                return None;
+            }
+        };
         placed.iter_mut().for_each(Staging::let_go);
         if files.is_empty() {
             // What is left of the way was met by others. A failure leaves it written down.
@@ -391,6 +403,27 @@ impl Group {
         }
         let (directory, identity) = opened.ok()?;
         Some(Named { tree, directory, identity, made, files })
+    }
+}
+
+/// Writes down that a file has its name, also when what follows panics.
+struct Settles<'a> {
+    ledger: &'a Ledger,
+    hold: Option<&'a Hold>,
+    /// The file, and what was made on the way and not entered yet.
+    whole: Change,
+    /// The latter.
+    change: &'a mut Change,
+    /// Whether it has its name.
+    is_due: bool,
+}
+
+impl Drop for Settles<'_> {
+    fn drop(&mut self) {
+        if self.is_due {
+            self.ledger.settle(&self.whole, self.hold);
+            self.change.clear();
+        }
     }
 }
 
@@ -409,13 +442,13 @@ impl Flushed {
         let gone = replaced.map_or_else(Delta::default, Delta::file);
         let mut whole = change.clone();
         whole.push((target.clone(), Delta::file(staging.written) - gone));
-        let ledger = &staging.tree.ledger;
-        ledger.admit(&whole, staging.hold.as_ref())?;
+        let (ledger, hold) = (&staging.tree.ledger, staging.hold.as_ref());
+        ledger.admit(&whole, hold)?;
+        let mut settles = Settles { ledger, hold, whole, change, is_due: false };
         staging.rename(parent, &name, publish.replace, *is_alone)?;
+        settles.is_due = true;
         staging.is_published = true;
         trip("panics-placed", target);
-        ledger.settle(&whole, staging.hold.as_ref());
-        change.clear();
         Ok(Published { replaced: replaced.is_some(), stat: stat.clone() })
     }
 }

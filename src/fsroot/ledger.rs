@@ -10,9 +10,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::FsError;
 use crate::types::{ErrorCode, Quota, RelPath, Reserve};
+
+/// How long a change waits for the first count of a home that came in after it was let in. That count may wait
+/// for a disk that hangs.
+const COUNT_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 
 /// A home is known by its path, and the root by nothing.
 type Key = Vec<u8>;
@@ -114,6 +119,8 @@ struct Table {
     held: HashMap<u64, Held>,
     running: HashMap<u64, Running>,
     last: u64,
+    /// How many wait for a change to end, or for a home to be counted.
+    waiting: usize,
     /// Bytes of the file system that nobody gets.
     reserve: Reserve,
 }
@@ -122,7 +129,7 @@ struct Table {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     table: Mutex<Table>,
-    /// A change has ended.
+    /// A change has ended, or a home is counted, or is none any more.
     ended: Condvar,
 }
 
@@ -134,8 +141,9 @@ struct Ends<'a> {
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        self.ledger.table().running.remove(&self.number);
-        self.ledger.ended.notify_all();
+        let mut table = self.ledger.table();
+        table.running.remove(&self.number);
+        self.ledger.tell(&table);
     }
 }
 
@@ -169,6 +177,43 @@ impl Ledger {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes those who wait, if any: each call would be one of the kernel's.
+    fn tell(&self, table: &Table) {
+        if table.waiting > 0 {
+            self.ended.notify_all();
+        }
+    }
+
+    /// Waits until something ends, or for so long.
+    fn wait<'a>(
+        &self,
+        mut table: MutexGuard<'a, Table>,
+        patience: Duration,
+    ) -> MutexGuard<'a, Table> {
+        table.waiting += 1;
+        let woken = self.ended.wait_timeout(table, patience);
+        let mut table = woken.unwrap_or_else(PoisonError::into_inner).0;
+        table.waiting -= 1;
+        table
+    }
+
+    /// The table, once all homes above the paths are counted: what changes there has to be judged.
+    fn counted(&self, paths: &[&RelPath]) -> Result<MutexGuard<'_, Table>, FsError> {
+        let mut table = self.table();
+        let mut deadline = None;
+        while !paths.iter().all(|path| table.is_counted(path)) {
+            let now = Instant::now();
+            let deadline = *deadline.get_or_insert(now + COUNT_PATIENCE);
+            if now >= deadline {
+                let doing =
+                    "wait until the home is counted, because it has a quota now; try again later";
+                return Err(FsError::new(ErrorCode::Busy, doing, None));
+            }
+            table = self.wait(table, deadline - now);
+        }
+        Ok(table)
+    }
+
     /// Puts other quotas in force, at once. A home that is new has to be counted.
     pub(super) fn configure(&self, homes: &[(Option<RelPath>, Quota)], reserve: Reserve) {
         let mut table = self.table();
@@ -184,15 +229,12 @@ impl Ledger {
             now.insert(key, Home { quota: *quota, ..home });
         }
         table.reserve = reserve;
+        self.tell(&table);
     }
 
     /// Whether all homes above a path are counted, so that a change there need not wait.
     pub(super) fn is_counted(&self, path: &RelPath) -> bool {
-        let table = self.table();
-        table.homes.is_empty()
-            || keys_above(path)
-                .filter_map(|key| table.homes.get(key))
-                .all(|home| home.usage.is_some())
+        self.table().is_counted(path)
     }
 
     /// The homes that are not counted yet.
@@ -220,7 +262,7 @@ impl Ledger {
             if !home.before.iter().any(|number| table.running.contains_key(number)) {
                 break Arc::clone(&home.turn);
             }
-            table = self.ended.wait(table).unwrap_or_else(PoisonError::into_inner);
+            table = self.wait(table, COUNT_PATIENCE);
         };
         drop(table);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -231,20 +273,24 @@ impl Ledger {
         if let Some(home) = same {
             home.usage = Some(usage);
         }
+        self.tell(&table);
         Ok(Some(usage))
     }
 
     /// Carries out a change of the names `paths` with the homes above them kept for itself; and those
     /// below them, where `whole` says that a directory moves with all that is in it.
+    ///
+    /// # Errors
+    /// The change's; `Busy`, without it, when a home above them came in and cannot be counted for long.
     pub(super) fn in_turn<T>(
         &self,
         paths: &[&RelPath],
         whole: bool,
-        change: impl FnOnce() -> T,
-    ) -> T {
+        change: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
         let mut turns = Vec::new();
         let _ends = {
-            let mut table = self.table();
+            let mut table = self.counted(paths)?;
             if !table.homes.is_empty() {
                 let mut keys: Vec<&[u8]> = paths.iter().flat_map(|path| keys_above(path)).collect();
                 if whole {
@@ -342,6 +388,13 @@ impl Ledger {
 }
 
 impl Table {
+    fn is_counted(&self, path: &RelPath) -> bool {
+        self.homes.is_empty()
+            || keys_above(path)
+                .filter_map(|key| self.homes.get(key))
+                .all(|home| home.usage.is_some())
+    }
+
     fn enter(&mut self, change: &[(RelPath, Delta)]) {
         if self.homes.is_empty() {
             return;

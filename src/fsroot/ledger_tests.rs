@@ -160,7 +160,8 @@ fn what_a_reload_brings_in_waits_for_nothing_but_its_own_count() -> TestResult {
                 std::fs::create_dir_all(place.path("a")).expect("a directory");
                 std::fs::write(place.path("a/x"), "abc").expect("a file");
                 place.tree.ledger.enter(&change);
-            });
+                Ok(())
+            })
         });
         starts.recv()?;
         let homes = [(a.clone(), quota), (b.clone(), quota)];
@@ -176,12 +177,61 @@ fn what_a_reload_brings_in_waits_for_nothing_but_its_own_count() -> TestResult {
         place.tree.configure(&homes, Reserve::default());
         assert!(!place.tree.is_counted(&rel("a/y")?) && place.tree.is_counted(&rel("b/y")?));
         go_on.send(())?;
-        hanging.join().map_err(|_| "panicked")?;
+        hanging.join().map_err(|_| "panicked")??;
         counting.join().map_err(|_| "panicked")?;
         Ok(())
     })?;
     place.tree.count(); // Whichever of the two homes of that name was met.
     assert_eq!(place.tree.usage(a.as_ref()), Some(Usage { bytes: 3, names: 1 }));
+    Ok(())
+}
+
+/// a put under way when a reload brings its home in is judged at its commit, also while a change that hangs
+/// keeps the home from being counted: for that it waits a while, and then it is refused.
+#[test]
+fn a_commit_waits_for_the_count_of_a_home_that_came_meanwhile() -> TestResult {
+    for (ends, room, stored) in [(true, 10, true), (true, 9, false), (false, 10, false)] {
+        let place = Place::without_flushes()?;
+        std::fs::create_dir(place.path("a"))?;
+        let (started, starts) = std::sync::mpsc::channel();
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        let outcome = std::thread::scope(|scope| -> Result<_, Box<dyn std::error::Error>> {
+            let go_on = go_on; // Let go of also where this fails.
+            let (place, path) = (&place, rel("a/hangs")?);
+            scope.spawn(move || {
+                place.tree.ledger.in_turn(&[&path], false, || {
+                    let _ = started.send(());
+                    let _ = held.recv();
+                    Ok::<_, FsError>(())
+                })
+            });
+            starts.recv()?;
+            let mut staging = place.tree.stage(&rel("a/f")?)?;
+            staging.write_all(&[7; 10])?;
+            let quota = Quota { bytes: Some(room), names: None };
+            place.tree.configure(&[(home("a")?, quota)], Reserve::default());
+            let counting = scope.spawn(|| place.tree.count().len());
+            let commit = move || {
+                let target = rel("a/f").map_err(|error| error.to_string())?;
+                let outcome = staging.commit(&target, &publish(&[7; 10], false));
+                outcome.map(drop).map_err(|error| error.code().to_string())
+            };
+            let commit = scope.spawn(commit);
+            if ends {
+                std::thread::sleep(std::time::Duration::from_millis(20)); // It may wait.
+                go_on.send(())?;
+            }
+            let outcome = commit.join().map_err(|_| "panicked")?;
+            drop(go_on);
+            assert_eq!(counting.join().map_err(|_| "panicked")?, 1);
+            Ok(outcome)
+        })?;
+        let code = if ends { ErrorCode::Quota } else { ErrorCode::Busy };
+        let expected = if stored { Ok(()) } else { Err(code.to_string()) };
+        assert_eq!(outcome, expected, "{ends}, {room}");
+        let usage = Usage { bytes: if stored { 10 } else { 0 }, names: stored.into() };
+        assert_eq!(place.tree.usage(home("a")?.as_ref()), Some(usage), "{ends}, {room}");
+    }
     Ok(())
 }
 

@@ -9,11 +9,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{
-    Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
-};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
@@ -47,17 +43,23 @@ impl Place {
     }
 }
 
-/// How often it is tried to be alone, and what lies between.
-const ALONE_TRIES: usize = 50;
-const ALONE_STEP: Duration = Duration::from_millis(1);
-
-/// The names of directories that somebody is making.
+/// The names of directories that somebody is making. Its lock is held over no call of the kernel: one that
+/// hangs holds up whoever comes to the very place that it is about, and nobody else.
 #[derive(Debug, Default)]
 pub(super) struct Unflushed {
-    names: Mutex<HashMap<Place, Making>>,
-    /// Held by whoever looks for directories until those that were met are marked, and alone by whoever
-    /// takes some back.
-    looking: RwLock<()>,
+    register: Mutex<Register>,
+    /// Something that was being taken back is gone, or stays.
+    decided: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Register {
+    names: HashMap<Place, Making>,
+    /// How many were taken back, ever. Whoever looks for directories and marks those that he met looks again
+    /// when it has changed meanwhile: what he opened may be gone.
+    taken_back: u64,
+    /// How many look again. Nothing is taken back then, so that they come to an end.
+    insisting: usize,
 }
 
 #[derive(Debug, Default)]
@@ -66,60 +68,95 @@ struct Making {
     makers: usize,
     /// Whether anybody came to it who has not made it.
     is_met: bool,
+    /// Whether its only maker is taking it back.
+    is_going: bool,
+}
+
+/// Keeps everything from being taken back; see [`Register::insisting`].
+pub(super) struct Insists<'a>(&'a Unflushed);
+
+impl Drop for Insists<'_> {
+    fn drop(&mut self) {
+        self.0.register().insisting -= 1;
+    }
 }
 
 impl Unflushed {
-    fn names(&self) -> MutexGuard<'_, HashMap<Place, Making>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    fn register(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn looking(&self) -> RwLockReadGuard<'_, ()> {
-        self.looking.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For whoever takes some back. Not for long, and nobody waits behind it: those who look may be held up
-    /// by a disk that hangs, and others are not to be.
-    fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
-        (0..ALONE_TRIES).find_map(|_| match self.looking.try_write() {
-            Ok(alone) => Some(alone),
-            Err(TryLockError::Poisoned(alone)) => Some(alone.into_inner()),
-            Err(TryLockError::WouldBlock) => {
-                thread::sleep(ALONE_STEP);
-                None
-            }
-        })
+    /// The register, once nobody is taking back what is at a place.
+    fn decided(&self, place: &Place) -> MutexGuard<'_, Register> {
+        let is_going = |register: &mut Register| {
+            register.names.get(place).is_some_and(|making| making.is_going)
+        };
+        self.decided.wait_while(self.register(), is_going).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a name down; to be done before the directory gets it.
-    fn add(&self, place: Place) {
-        let mut names = self.names();
-        let making = names.entry(place).or_default();
+    pub(super) fn add(&self, place: &Place) {
+        let mut register = self.decided(place);
+        let making = register.names.entry(place.clone()).or_default();
         making.is_met |= making.makers > 0;
         making.makers += 1;
     }
 
-    /// Strikes a name out, once.
-    pub(super) fn remove(&self, place: &Place) {
-        let mut names = self.names();
-        if let Some(making) = names.get_mut(place) {
-            making.makers -= 1;
-            if making.makers == 0 {
-                names.remove(place);
-            }
+    /// Strikes a name out, once. Whether others are making it, who know that it is not theirs alone.
+    pub(super) fn remove(&self, place: &Place) -> bool {
+        let mut register = self.register();
+        let Some(making) = register.names.get_mut(place) else { return false };
+        making.makers -= 1;
+        let are_others = making.makers > 0;
+        if !are_others {
+            register.names.remove(place);
         }
+        are_others
     }
 
     /// Whether somebody is making it; that one knows from now on that it is not his alone.
     fn meet(&self, place: &Place) -> bool {
-        self.names().get_mut(place).map(|making| making.is_met = true).is_some()
+        self.decided(place).names.get_mut(place).map(|making| making.is_met = true).is_some()
     }
 
-    fn is_met(&self, place: &Place) -> bool {
-        self.names().get(place).is_some_and(|making| making.is_met)
+    /// Takes back what only its maker knows of; `unlink` does it. Whether it is gone, and struck out.
+    pub(super) fn take_back(
+        &self,
+        place: &Place,
+        unlink: impl FnOnce() -> nix::Result<()>,
+    ) -> bool {
+        {
+            let mut register = self.register();
+            let may_go = register.insisting == 0;
+            match register.names.get_mut(place) {
+                Some(making) if may_go && !making.is_met => making.is_going = true,
+                _ => return false,
+            }
+        }
+        let is_gone = unlink().is_ok();
+        let mut register = self.register();
+        if is_gone {
+            register.names.remove(place);
+            register.taken_back += 1;
+        } else if let Some(making) = register.names.get_mut(place) {
+            making.is_going = false;
+        }
+        self.decided.notify_all();
+        is_gone
+    }
+
+    fn taken_back(&self) -> u64 {
+        self.register().taken_back
+    }
+
+    /// For whoever looks again.
+    pub(super) fn insist(&self) -> Insists<'_> {
+        self.register().insisting += 1;
+        Insists(self)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.names().is_empty()
+        self.register().names.is_empty()
     }
 }
 
@@ -196,19 +233,15 @@ impl Made {
         own.map(|path| (path, Delta { bytes: 0, names: 1 })).collect()
     }
 
-    /// Removes what was made here again, as far as nobody has met it, and unless others look all the time; what
+    /// Removes what was made here again, as far as nobody has met it, and unless somebody looks again; what
     /// stays is what was made then, and is to be flushed.
     pub(super) fn undo(&mut self, tree: &Tree) {
-        let Some(_alone) = tree.unflushed.alone() else { return };
         self.steps.retain(|step| step.own.is_some());
         while let Some(Step { parent, place, .. }) = self.steps.last() {
-            // One that stays keeps those above it.
-            if tree.unflushed.is_met(place)
-                || unlinkat(parent, place.name.as_slice(), UnlinkatFlags::RemoveDir).is_err()
-            {
-                return;
+            let unlink = || unlinkat(parent, place.name.as_slice(), UnlinkatFlags::RemoveDir);
+            if !tree.unflushed.take_back(place, unlink) {
+                return; // One that stays keeps those above it.
             }
-            tree.unflushed.remove(place);
             self.steps.pop();
         }
     }
@@ -221,7 +254,19 @@ impl Tree {
         path: Option<&RelPath>,
         made: &mut Made,
     ) -> nix::Result<OwnedFd> {
-        let _looking = self.unflushed.looking();
+        let (known, mut insists) = (made.steps.len(), None);
+        loop {
+            let taken_back = self.unflushed.taken_back();
+            let opened = self.open_and_meet(path, made);
+            if self.unflushed.taken_back() == taken_back {
+                return opened;
+            }
+            made.steps.truncate(known);
+            insists.get_or_insert_with(|| self.unflushed.insist());
+        }
+    }
+
+    fn open_and_meet(&self, path: Option<&RelPath>, made: &mut Made) -> nix::Result<OwnedFd> {
         let directory = open_directory(&self.top, path)?;
         // After the opening: what was there by then is written down, or flushed.
         if !self.unflushed.is_empty() {
@@ -236,13 +281,18 @@ impl Tree {
         let mut directory = open_directory(&self.top, None)?;
         let mut way: Option<RelPath> = None;
         for name in path.iter().flat_map(|path| path.components()) {
-            let place = Place::new(&fstat(&directory)?, &name);
             way = Some(name.below(way.as_ref()));
             let next = open_directory(&self.top, way.as_ref())?;
-            let parent = std::mem::replace(&mut directory, next);
-            if self.unflushed.meet(&place) {
-                made.steps.push(Step { parent, place, own: None });
-            }
+            self.meet_at(std::mem::replace(&mut directory, next), &name, made)?;
+        }
+        Ok(())
+    }
+
+    /// The same for one directory, which was opened.
+    fn meet_at(&self, parent: OwnedFd, name: &FileName<'_>, made: &mut Made) -> nix::Result<()> {
+        let place = Place::new(&fstat(&parent)?, name);
+        if self.unflushed.meet(&place) {
+            made.steps.push(Step { parent, place, own: None });
         }
         Ok(())
     }
@@ -270,15 +320,16 @@ impl Tree {
         let mut way: Option<RelPath> = None;
         for (index, name) in path.iter().flat_map(|path| path.components()).enumerate() {
             let here = name.below(way.as_ref());
-            let made_or_there = if index + 1 < least {
-                Err(Errno::EEXIST)
-            } else {
+            if index + 1 >= least {
                 self.make_step(&directory, &here, &name, made)
-            };
-            made_or_there
-                .or_else(|error| if error == Errno::EEXIST { Ok(()) } else { Err(error) })
-                .map_err(&fail)?;
-            directory = open_directory(&self.top, Some(&here)).map_err(&fail)?;
+                    .or_else(|error| if error == Errno::EEXIST { Ok(()) } else { Err(error) })
+                    .map_err(&fail)?;
+            }
+            let next = open_directory(&self.top, Some(&here)).map_err(&fail)?;
+            let parent = std::mem::replace(&mut directory, next);
+            if index + 1 < least {
+                self.meet_at(parent, &name, made).map_err(&fail)?;
+            }
             way = Some(here);
         }
         Ok(directory)
@@ -304,27 +355,17 @@ impl Tree {
     ) -> nix::Result<()> {
         let place = Place::new(&fstat(parent)?, name);
         let parent = parent.try_clone().map_err(|_| Errno::EMFILE)?;
-        let _looking = self.announce(&place);
+        self.unflushed.add(&place);
         let outcome = mkdirat(
             &parent,
             component(name),
             Mode::from_bits_truncate(0o777 & !self.options.umask),
         );
-        if outcome.is_err() {
-            self.unflushed.remove(&place);
-        }
         let own = outcome.is_ok().then(|| path.clone());
-        if own.is_some() || self.unflushed.meet(&place) {
+        if own.is_some() || self.unflushed.remove(&place) {
             made.steps.push(Step { parent, place, own });
         }
         outcome
-    }
-
-    /// Writes down that a directory is about to get a name; nobody takes one back until it has.
-    pub(super) fn announce(&self, place: &Place) -> RwLockReadGuard<'_, ()> {
-        let looking = self.unflushed.looking();
-        self.unflushed.add(place.clone());
-        looking
     }
 
     /// Flushes a file or a directory, unless this tree does without.

@@ -2,7 +2,8 @@
 //! nothing is left in the register of what is not durable yet. Method: a request that makes directories and
 //! fails, with every way for others to come between, by hand and by chance.
 
-use std::sync::Barrier;
+use std::sync::{Barrier, mpsc};
+use std::time::Duration;
 
 use super::made::Made;
 use super::tests::{Place, TestResult, publish, rel};
@@ -122,6 +123,74 @@ fn puts_that_fail_take_nothing_back_that_others_have() -> TestResult {
     Ok(())
 }
 
+/// Directories that must be there, because their maker may not make them, are met as well.
+#[test]
+fn what_must_be_there_is_not_taken_back_either() -> TestResult {
+    let place = Place::without_flushes()?;
+    let (mut making, mut below) = (Made::default(), Made::default());
+    place.tree.make_parents(Some(&rel("a")?), Parents::Make, &mut making)?;
+    place.tree.make_parents(Some(&rel("a/b/c")?), Parents::MakeFrom(2), &mut below)?;
+    below.undo(&place.tree);
+    making.undo(&place.tree);
+    assert!(place.path("a").is_dir() && !place.path("a/b").exists());
+    Ok(())
+}
+
+/// R-13 in small: taking back that a disk holds up holds up whoever comes to that place, who is told what became
+/// of it, and nobody else.
+#[test]
+fn taking_back_that_hangs_holds_up_who_comes_to_that_place_alone() -> TestResult {
+    for goes in [true, false] {
+        let place = Place::without_flushes()?;
+        let mut making = Made::default();
+        place.tree.make_parents(Some(&rel("a/b")?), Parents::Make, &mut making)?;
+        let (above, name) = (nix::sys::stat::stat(&place.path("a"))?, rel("b")?);
+        let hangs = made::Place::new(&above, &name.split_last().1);
+        let (started, starts) = mpsc::channel();
+        let (go_on, held) = mpsc::channel::<()>();
+        std::thread::scope(|scope| -> TestResult {
+            let (go_on, place) = (go_on, &place); // Let go of also where this fails.
+            let taking = scope.spawn(move || {
+                place.tree.unflushed.take_back(&hangs, || {
+                    let _ = started.send(());
+                    let _ = held.recv();
+                    if goes {
+                        nix::unistd::unlinkat(
+                            nix::fcntl::AT_FDCWD,
+                            &place.path("a/b"),
+                            nix::unistd::UnlinkatFlags::RemoveDir,
+                        )
+                    } else {
+                        Err(nix::errno::Errno::EIO)
+                    }
+                })
+            });
+            starts.recv()?;
+            let (told, tells) = mpsc::channel();
+            for path in ["beside/x", "a/x", "a/b", "a/b/c"] {
+                let told = told.clone();
+                scope.spawn(move || {
+                    let _ = told.send((path, made(place, path).is_ok()));
+                });
+            }
+            let patience = Duration::from_secs(10);
+            let mut free = [tells.recv_timeout(patience)?, tells.recv_timeout(patience)?];
+            free.sort_unstable();
+            assert_eq!(free, [("a/x", true), ("beside/x", true)]);
+            let early = tells.recv_timeout(Duration::from_millis(20));
+            assert!(early.is_err(), "{early:?} was told of what may go");
+            go_on.send(())?;
+            assert_eq!(taking.join().map_err(|_| "panicked")?, goes);
+            let mut held = [tells.recv_timeout(patience)?, tells.recv_timeout(patience)?];
+            held.sort_unstable();
+            assert_eq!(held, [("a/b", true), ("a/b/c", true)]);
+            Ok(())
+        })?;
+        assert!(place.path("a/b/c").is_dir());
+    }
+    Ok(())
+}
+
 /// R-13 in small: a look that a disk holds up keeps directories from being taken back, and nobody else from
 /// anything.
 #[test]
@@ -129,11 +198,11 @@ fn who_takes_back_waits_for_no_look_that_hangs() -> TestResult {
     let place = Place::without_flushes()?;
     let mut making = Made::default();
     place.tree.make_parents(Some(&rel("a/b")?), Parents::Make, &mut making)?;
-    let (top, name) = (nix::sys::stat::stat(&place.path("."))?, rel("hangs")?);
-    let hangs = place.tree.announce(&made::Place::new(&top, &name.split_last().1));
+    let hangs = place.tree.unflushed.insist();
     making.undo(&place.tree);
     made(&place, "a/b/c")?;
     drop(hangs);
+    assert_eq!(making.count(), 2, "what was made stays");
     making.flush(&place.tree)?;
     assert!(place.path("a/b/c").is_dir());
     Ok(())

@@ -11,7 +11,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tempfile::TempDir;
 
 use super::*;
-use crate::types::{Durability, ErrorCode, RelPath};
+use crate::types::{Durability, ErrorCode, Quota, RelPath, Reserve};
 
 const WEEK: std::time::Duration = std::time::Duration::from_hours(7 * 24);
 
@@ -415,7 +415,7 @@ fn a_directory_that_moves_inside_is_no_mount_point() -> TestResult {
     let path = rel("a/swap/file")?;
     let (parent, name) = path.split_last();
     let top = nix::sys::stat::fstat(place.tree.descriptor())?;
-    drop(place.tree.announce(&made::Place::new(&top, &name))); // Somebody makes something somewhere.
+    place.tree.unflushed.add(&made::Place::new(&top, &name)); // Somebody makes something somewhere.
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -438,7 +438,7 @@ fn a_directory_that_moves_inside_is_no_mount_point() -> TestResult {
 #[test]
 fn a_panic_in_a_batch_fails_its_own_file() -> TestResult {
     for step in ["panics-finished", "panics-flushed", "panics-placed"] {
-        let place = Place::new()?;
+        let place = counted()?;
         let mut orders = Vec::new();
         for name in ["d/a", &format!("d/{step}"), "d/z"] {
             let (target, publish) = (rel(name)?, publish(b"abc", false));
@@ -455,7 +455,33 @@ fn a_panic_in_a_batch_fails_its_own_file() -> TestResult {
         for (name, is_there) in [("d/a", true), (&format!("d/{step}"), is_named), ("d/z", true)] {
             assert_eq!(place.path(name).exists(), is_there, "{name}");
         }
-        assert_eq!(std::fs::read_dir(place.path(".ftd-stage"))?.count(), 0, "{step}");
+        assert_nothing_is_left(&place).map_err(|error| format!("{step}: {error}"))?;
     }
+    Ok(())
+}
+
+/// the same where the directory is made, which is taken back.
+#[test]
+fn a_panic_on_the_way_to_a_file_leaves_nothing_of_it() -> TestResult {
+    let place = counted()?;
+    let failed = place.put("d/e/panics-opened", b"abc", false).map_err(|error| error.to_string());
+    assert!(failed.is_err_and(|told| told.contains("internal error")));
+    assert!(!place.path("d").exists());
+    assert_nothing_is_left(&place)
+}
+
+/// A tree with a quota.
+fn counted() -> Result<Place, Box<dyn std::error::Error>> {
+    let (place, quota) = (Place::new()?, Quota { bytes: Some(100), names: Some(100) });
+    place.tree.configure(&[(None, quota)], Reserve::default());
+    place.tree.count();
+    Ok(place)
+}
+
+/// The sums are what a recount finds, and nobody is taken to be at work.
+fn assert_nothing_is_left(place: &Place) -> TestResult {
+    assert_eq!(std::fs::read_dir(place.path(".ftd-stage"))?.count(), 0);
+    assert_eq!(place.tree.usage(None), Some(place.tree.count_below(None)?));
+    assert!(place.tree.unflushed.is_empty(), "{:?}", place.tree.unflushed);
     Ok(())
 }
