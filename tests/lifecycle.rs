@@ -221,14 +221,13 @@ fn slow_peers_are_closed_and_hold_nobody_up() -> TestResult {
 #[test]
 fn an_upload_that_stalls_is_not_hidden_by_what_moves_beside_it() -> TestResult {
     let daemon = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"1s\"")?.start()?;
-    let piece = vec![b'x'; 64 << 10];
-    for beside in ["puts that are given up", "puts that are stored", "an upload", "questions"] {
+    for beside in ["puts that are given up", "puts that are stored", "a trickle", "questions"] {
         let mut raw = Raw::greeted(&daemon)?;
         let began = Instant::now();
         raw.request(1, &json!({"verb": "put", "path": "stalled", "bytes": 1 << 20}))?;
         raw.send(DATA, 1, b"and then nothing")?;
-        if beside == "an upload" {
-            raw.request(2, &json!({"verb": "put", "path": "moves"}))?;
+        if beside == "a trickle" {
+            raw.request(2, &json!({"verb": "put", "path": "trickle"}))?;
         }
         let mut last = 2;
         let closed = 'beside: loop {
@@ -240,7 +239,7 @@ fn an_upload_that_stalls_is_not_hidden_by_what_moves_beside_it() -> TestResult {
                     .and_then(|()| raw.send(DATA, last, b"tiny"))
                     .and_then(|()| raw.send(CANCEL, last, b"")),
                 "puts that are stored" => raw.bytes(&put(last, &json!("tiny"), b"tiny")),
-                "an upload" => raw.send(DATA, 2, &piece),
+                "a trickle" => raw.send(DATA, 2, b"x"),
                 _ => Ok(()),
             };
             // In step with the answers.
@@ -256,6 +255,53 @@ fn an_upload_that_stalls_is_not_hidden_by_what_moves_beside_it() -> TestResult {
             assert!(began.elapsed() < Duration::from_secs(10), "hidden by {beside}");
         };
         assert_eq!(closed, "TIMEOUT", "{beside}");
+    }
+    daemon.assert_nothing_staged()
+}
+
+/// who sends uploads that are open one after another, on a slow line, has not stalled with any of them.
+#[test]
+fn an_upload_that_waits_for_others_on_a_slow_line_is_left_alone() -> TestResult {
+    let daemon = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"1s\"")?.start()?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let content = vec![b'x'; 256 << 10];
+    for id in 1..5 {
+        raw.request(id, &json!({"verb": "put", "path": format!("f{id}"), "bytes": content.len()}))?;
+    }
+    for id in 1..5 {
+        for piece in content.chunks(32 << 10) {
+            raw.send(DATA, id, piece)?;
+            std::thread::sleep(Duration::from_millis(150)); // The line.
+        }
+        raw.send(EOF, id, b"")?;
+        raw.send(TRAILER, id, &trailer(&content))?;
+    }
+    for _ in 1..5 {
+        assert_eq!(raw.expect()?.kind, ANSWER);
+    }
+    daemon.assert_nothing_staged()
+}
+
+/// time in which the server does not read, because its disk is slow, counts against nobody.
+#[test]
+fn an_upload_that_the_server_does_not_read_is_left_alone() -> TestResult {
+    let setup = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"1s\"")?;
+    let slow = ["-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=1500000"];
+    let daemon = setup.start_traced(&slow)?;
+    let mut raw = Raw::greeted(&daemon)?;
+    let (large, small) = (vec![b'x'; 4 << 20], b"small");
+    for (id, bytes) in [(1, large.len()), (2, small.len())] {
+        raw.request(id, &json!({"verb": "put", "path": format!("f{id}"), "bytes": bytes}))?;
+    }
+    for (id, content) in [(1, &large[..]), (2, &small[..])] {
+        for piece in content.chunks(1 << 20) {
+            raw.send(DATA, id, piece)?;
+        }
+        raw.send(EOF, id, b"")?;
+        raw.send(TRAILER, id, &trailer(content))?;
+    }
+    for _ in 1..3 {
+        assert_eq!(raw.expect()?.kind, ANSWER);
     }
     daemon.assert_nothing_staged()
 }

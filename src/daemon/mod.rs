@@ -15,6 +15,7 @@ mod listener;
 mod logging;
 mod notify;
 mod outgoing;
+mod patience;
 mod penalties;
 mod quota;
 mod resume;

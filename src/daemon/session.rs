@@ -15,7 +15,7 @@ use super::compress;
 use super::content;
 use super::door::Visitor;
 use super::guard::alone;
-use super::incoming::{HOLD, Upload, excuse, stall_deadline};
+use super::incoming::{HOLD, Uploads};
 use super::journal::kind;
 use super::outgoing::{self, Final};
 use super::penalties::Offence;
@@ -30,7 +30,7 @@ use crate::proto::{
 use crate::transfer::{Inbox, PARTS_MAX, Part, Receipt, Seal, Shelf, Store, TransferError};
 use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
-use crate::wire::{Connection, FrameReader, FrameWriter, Next, Progress, WireError, split};
+use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
 
 /// How often a session whose admission has an end looks at the clock.
 const EXPIRY_CHECK: Duration = Duration::from_secs(2);
@@ -63,7 +63,7 @@ pub(super) struct Session<S: Store> {
 
 /// What a connection has taken in and not finished.
 struct Intake {
-    uploads: BTreeMap<u32, Upload>,
+    uploads: Uploads,
     /// The connection's place among those that compress, in all and of the user.
     compressed: Option<compress::Place>,
     draining: bool,
@@ -272,7 +272,7 @@ impl<S: Store> Session<S> {
 
     /// The incoming direction: frames in, work started.
     async fn read(self: &Arc<Self>, reader: &mut FrameReader, tasks: &mut Tasks) -> End {
-        let mut intake = Intake { uploads: BTreeMap::new(), compressed: None, draining: false };
+        let mut intake = Intake { uploads: Uploads::default(), compressed: None, draining: false };
         let mut phase = self.server.phase.clone();
         let (greeting_timeout, idle_timeout) = {
             let live = self.server.live.borrow();
@@ -293,16 +293,12 @@ impl<S: Store> Session<S> {
                 reader.shrink();
             }
             was_idle = is_idle;
-            let is_holding = intake.uploads.values().any(|upload| upload.filling.is_some());
+            let is_holding = intake.uploads.by_id.values().any(|upload| upload.filling.is_some());
             let deadline = match (is_idle, is_uploading) {
                 (true, _) if !is_greeted => quiet_since + greeting_timeout,
                 (true, _) => quiet_since + idle_timeout,
                 (false, true) => {
-                    let stalls_at = stall_deadline(&intake.uploads);
-                    if stalls_at.is_some_and(|deadline| deadline <= Instant::now()) {
-                        return End::of(WireError::Timeout("receive content"));
-                    }
-                    stalls_at.into_iter().fold(reader.stall_deadline(), Instant::min)
+                    intake.uploads.look_at.into_iter().fold(reader.stall_deadline(), Instant::min)
                 }
                 // Only our own answers are due, and the writer watches over them.
                 (false, false) => Instant::now() + idle_timeout,
@@ -321,17 +317,28 @@ impl<S: Store> Session<S> {
                 Ok(Next::Frame(header)) => {
                     let outcome = self.frame(reader, &header, &mut intake, tasks).await;
                     quiet_since = Instant::now();
-                    outcome
+                    if intake.uploads.is_one_over(quiet_since, false) {
+                        outcome.and(Err(WireError::Timeout("receive content")))
+                    } else {
+                        outcome
+                    }
                 }
                 Ok(Next::Farewell) => return End::Farewell,
                 Ok(Next::Nothing) if is_holding && Instant::now() < deadline => {
-                    for upload in intake.uploads.values_mut() {
-                        upload.hand_over().await;
-                    }
+                    let since = Instant::now();
+                    intake.uploads.hand_over().await;
+                    intake.uploads.tally.excuse(reader, since.elapsed());
                     Ok(())
                 }
                 Ok(Next::Nothing) if is_idle => Err(WireError::Timeout("wait for a request")),
-                Ok(Next::Nothing) if is_uploading => Err(WireError::Timeout("receive content")),
+                Ok(Next::Nothing) if is_uploading => {
+                    let now = Instant::now();
+                    if reader.stall_deadline() <= now || intake.uploads.is_one_over(now, true) {
+                        Err(WireError::Timeout("receive content"))
+                    } else {
+                        Ok(())
+                    }
+                }
                 Ok(Next::Nothing) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -356,6 +363,7 @@ impl<S: Store> Session<S> {
         }
         let payload = reader.control(header).await?;
         let event = self.state().control(header, payload)?;
+        let since = Instant::now();
         match event {
             Event::Hello(hello) => {
                 let client = hello.client.unwrap_or_default();
@@ -372,7 +380,9 @@ impl<S: Store> Session<S> {
                 self.refuse(id, ErrorCode::Shutdown, STOPPING).await;
             }
             Event::Put(put) => {
-                reader.resume(); // This one has only begun; those before it are watched by themselves.
+                if !intake.uploads.is_any_open() {
+                    reader.resume(); // Nothing was due before.
+                }
                 self.put(id, put, &mut intake.uploads).await;
             }
             Event::Request(Request::Unknown) => {
@@ -392,7 +402,9 @@ impl<S: Store> Session<S> {
             }
             Event::Eof => {}
             Event::Trailer(trailer) => {
-                if let (Some(mut upload), Some(trailer)) = (intake.uploads.remove(&id), trailer) {
+                if let (Some(mut upload), Some(trailer)) =
+                    (intake.uploads.by_id.remove(&id), trailer)
+                {
                     upload.hand_over().await;
                     let seal = Seal { bytes: trailer.bytes, digest: trailer.sha256 };
                     // A receiver that is gone has said why.
@@ -400,15 +412,11 @@ impl<S: Store> Session<S> {
                 }
             }
             Event::Cancelled(running) => {
-                let upload = intake.uploads.remove(&id);
+                let upload = intake.uploads.by_id.remove(&id);
                 let was_upload = upload.is_some();
                 if let Some(upload) = upload {
                     // Said, because a channel that just closes is a cut, of which something may be kept.
-                    let waited = Instant::now();
                     let _ = upload.parts.send(Part::Failed(TransferError::Aborted)).await;
-                    if waited.elapsed() > HOLD {
-                        excuse(reader, &mut intake.uploads, waited.elapsed());
-                    }
                 }
                 if let Some(task) = tasks.remove(&id).filter(|_| running && !was_upload) {
                     drop(task);
@@ -416,10 +424,11 @@ impl<S: Store> Session<S> {
                 }
             }
         }
+        intake.uploads.tally.excuse(reader, since.elapsed()); // All that was ours.
         Ok(())
     }
 
-    async fn put(self: &Arc<Self>, id: u32, put: PutRequest, uploads: &mut BTreeMap<u32, Upload>) {
+    async fn put(self: &Arc<Self>, id: u32, put: PutRequest, uploads: &mut Uploads) {
         let Some(user) = self.user() else { return };
         let there = put.resume.as_ref().map_or(0, |resume| resume.offset);
         let due = put.bytes.map(|bytes| bytes.saturating_sub(there));
@@ -431,8 +440,7 @@ impl<S: Store> Session<S> {
             Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
                 verbs::start_put(self, user, id, admitted, queue);
-                let progress = Progress::new(stall);
-                uploads.insert(id, Upload { parts, filling: None, due, progress });
+                uploads.begin(id, parts, due, stall);
             }
             Err((code, message)) => {
                 verbs::log_refusal(self, &user, "put", (Some(&put.path), None), (code, &message));

@@ -209,6 +209,12 @@ impl FrameReader {
         self.stall.restart();
     }
 
+    /// Leaves a wait that was ours out of account, and no more: a peer that causes many short ones wins
+    /// nothing by them.
+    pub fn excuse(&mut self, waited: Duration) {
+        self.stall.delay(waited);
+    }
+
     /// Gives memory back that only a busy connection needs.
     pub fn shrink(&mut self) {
         self.connection.shrink();

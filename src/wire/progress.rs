@@ -4,12 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Bytes that must move in every window.
-const WINDOW_BYTES: usize = 64 * 1024;
-/// Windows by which waits of our own may put a deadline off, all in all: one that others on its connection
-/// keep waiting ends, too.
-const DELAY_WINDOWS: u32 = 16;
-
 /// A moving minimum: at least 64 KiB in every window. One byte a second does not keep it alive.
 ///
 /// Source: `docs/protocol.md`, "Deadlines".
@@ -18,13 +12,15 @@ pub struct Progress {
     window: Duration,
     deadline: Instant,
     bytes: usize,
-    delayed: Duration,
 }
 
 impl Progress {
+    /// Bytes that must move in every window.
+    pub const WINDOW_BYTES: usize = 64 * 1024;
+
     /// A first window that starts now.
     pub fn new(window: Duration) -> Self {
-        Self { window, deadline: Instant::now() + window, bytes: 0, delayed: Duration::ZERO }
+        Self { window, deadline: Instant::now() + window, bytes: 0 }
     }
 
     /// When the running window ends.
@@ -32,16 +28,9 @@ impl Progress {
         self.deadline
     }
 
-    /// The same for one of so many that share a connection: each has the time of all.
-    pub fn deadline_among(&self, count: usize) -> Instant {
-        self.deadline + self.window * u32::try_from(count.saturating_sub(1)).unwrap_or(0)
-    }
-
-    /// Leaves out of account a time that was spent on our side, within bounds.
+    /// Leaves out of account a time that was spent on our side.
     pub fn delay(&mut self, waited: Duration) {
-        let delay = waited.min((self.window * DELAY_WINDOWS).saturating_sub(self.delayed));
-        self.deadline += delay;
-        self.delayed += delay;
+        self.deadline += waited;
     }
 
     /// Starts afresh: what is due begins now.
@@ -52,7 +41,7 @@ impl Progress {
     /// Counts bytes that moved.
     pub fn moved(&mut self, bytes: usize) {
         self.bytes += bytes;
-        if self.bytes >= WINDOW_BYTES {
+        if self.bytes >= Self::WINDOW_BYTES {
             self.restart();
         }
     }
@@ -67,22 +56,13 @@ mod tests {
         let mut progress = Progress::new(Duration::from_mins(1));
         let first = progress.deadline();
         tokio::time::advance(Duration::from_secs(30)).await;
-        for _ in 0..WINDOW_BYTES - 1 {
+        for _ in 0..Progress::WINDOW_BYTES - 1 {
             progress.moved(1);
         }
         assert_eq!(progress.deadline(), first);
+        progress.delay(Duration::from_secs(5));
+        assert_eq!(progress.deadline(), first + Duration::from_secs(5), "a wait of ours");
         progress.moved(1);
         assert_eq!(progress.deadline(), first + Duration::from_secs(30));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waits_of_ours_put_a_deadline_off_and_not_for_ever() {
-        let mut progress = Progress::new(Duration::from_mins(1));
-        let first = progress.deadline();
-        assert_eq!(progress.deadline_among(3), first + Duration::from_mins(2));
-        progress.delay(Duration::from_mins(5));
-        assert_eq!(progress.deadline(), first + Duration::from_mins(5));
-        progress.delay(Duration::from_hours(1));
-        assert_eq!(progress.deadline(), first + Duration::from_mins(16));
     }
 }
