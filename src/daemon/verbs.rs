@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::journal::kind;
 use super::outgoing::{Final, failed};
-use super::running::{Running, Watched};
+use super::running::{LastWord, Running, Watched};
 use super::session::Session;
 use super::users::{Peer, User};
 use super::{changes, get, guard, quota, resume};
@@ -126,45 +126,52 @@ pub(super) fn start<S: Store>(
             | Request::Check { .. }
     );
     let session = Arc::clone(session);
-    let (outside, owner) = (Arc::clone(&session), Arc::clone(&user));
-    let work = async move {
-        let _busy = session.server.busy.clone();
-        let job = |verb| Job::new(&session, &user, id, verb);
-        let outcome = match request {
-            Request::Get { path, offset, version } => {
-                get::get(job("get"), &path, offset, version.as_deref()).await
-            }
-            Request::List { path } => list_directory(job("list"), path.as_ref()).await,
-            Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
-            Request::Remove { path } => changes::remove(job("remove"), &path).await,
-            Request::Rmdir { path } => changes::rmdir(job("rmdir"), &path).await,
-            Request::Mkdir { path, parents } => changes::mkdir(job("mkdir"), &path, parents).await,
-            Request::Rename { path, to, replace } => {
-                changes::rename(job("rename"), &path, &to, replace).await
-            }
-            Request::Digest { path, reread } => {
-                changes::tell_digest(job("digest"), &path, reread).await
-            }
-            Request::Resume { path } => resume::tell(job("resume"), &path).await,
-            Request::Check { path, bytes, replace } => {
-                resume::tell_check(job("check"), path, bytes, replace).await
-            }
-            // The session deals with these.
-            Request::Put(_) | Request::Compress { .. } | Request::Unknown => Ok(()),
-        };
-        if let Err((code, message)) = outcome {
-            let _ =
-                session.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
-        }
-    };
+    let last_word = LastWord::default();
+    let own_word = last_word.clone();
     let task = tokio::spawn(async move {
-        if guard::alone(work).await.is_none() {
-            let error = TransferError::Panicked;
-            log(&Job::new(&outside, &owner, id, "request"), None, None, Err(&error));
-            let _ = outside.answers.send((id, failed(&error))).await;
-        }
+        let _busy = session.server.busy.clone();
+        let verb = request.verb();
+        let started = Instant::now();
+        let job = || Job { started, ..Job::new(&session, &user, id, verb) };
+        let work = async {
+            match &request {
+                Request::Get { path, offset, version } => {
+                    get::get(job(), &own_word, path, *offset, version.as_deref()).await
+                }
+                Request::List { path } => list_directory(job(), path.as_ref()).await,
+                Request::Stat { path } => stat(job(), path.as_ref()).await,
+                Request::Remove { path } => changes::remove(job(), path).await,
+                Request::Rmdir { path } => changes::rmdir(job(), path).await,
+                Request::Mkdir { path, parents } => changes::mkdir(job(), path, *parents).await,
+                Request::Rename { path, to, replace } => {
+                    changes::rename(job(), path, to, *replace).await
+                }
+                Request::Digest { path, reread } => {
+                    changes::tell_digest(job(), path, *reread).await
+                }
+                Request::Resume { path } => resume::tell(job(), path).await,
+                Request::Check { path, bytes, replace } => {
+                    resume::tell_check(job(), path.clone(), *bytes, *replace).await
+                }
+                // The session deals with these.
+                Request::Put(_) | Request::Compress { .. } | Request::Unknown => Ok(()),
+            }
+        };
+        let last = match guard::alone(work).await {
+            Some(Ok(())) => return,
+            Some(Err((code, message))) => Final::Error(ErrorMessage::new(code, message)),
+            None => {
+                let (job, error) = (job(), TransferError::Panicked);
+                let (path, to) = request.paths();
+                let shown = |path: &WirePath| Some(job.at_home(&parse(path).ok()?));
+                let (path, to) = (path.and_then(shown), to.and_then(shown));
+                log(&job, path.as_ref(), to.as_ref(), Err(&error));
+                failed(&error)
+            }
+        };
+        let _ = session.answers.send((id, last)).await;
     });
-    only_reads.then(|| Running::new(&task))
+    only_reads.then(|| Running::new(&task, last_word))
 }
 
 /// A request on its way: who asks for what, and since when.
