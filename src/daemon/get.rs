@@ -58,7 +58,7 @@ pub(super) async fn get<S: Store>(
             }
             Taken::Crowded => {
                 place = None;
-                let held = job.user.workers.reads().hold(1).await;
+                let held = job.user.workers.hold_reads(1).await?;
                 let wanted = target.clone();
                 (job.on_disk(move |store| store.open(&wanted)).await?, held)
             }
