@@ -432,7 +432,7 @@ impl<S: Store> Session<S> {
             let limits = &self.server.live.borrow().settings.limits;
             (user.bytes_max(limits), limits.stall_timeout)
         };
-        match verbs::admit_put(&user, &put, bytes_max) {
+        match verbs::admit_put(&*self.server.store, &user, &put, bytes_max) {
             Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
                 verbs::start_put(self, user, id, admitted, queue);

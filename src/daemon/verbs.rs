@@ -14,7 +14,7 @@ use super::{changes, get, guard, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
-use crate::transfer::{Incoming, Outbox, Part, Seal, Store, TransferError, list};
+use crate::transfer::{Incoming, Outbox, Part, Seal, Store, TransferError, files_on, list};
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
 /// How long a login may wait for a count before it goes on without a home.
@@ -35,7 +35,12 @@ pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
     if let Err(error) = quota::counted(&*store, &[&home], HOME_WAIT).await {
         return tracing::warn!(user = user.principal.name, "the home is not made yet: {error}");
     }
-    let made = user.workers.run(move || store.make_directory(&home, Parents::Make)).await;
+    let files = user.workers.puts().clone();
+    let make = move || {
+        let _held = files.visit(files_on(&home));
+        store.make_directory(&home, Parents::Make)
+    };
+    let made = user.workers.run(make).await;
     if let Err(error) = made.and_then(|made| made.map_err(TransferError::from)) {
         tracing::error!(user = user.principal.name, "cannot make the home directory: {error}");
     }
@@ -45,7 +50,8 @@ pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
 ///
 /// # Errors
 /// The refusal, which does not depend on what is stored.
-pub(super) fn admit_put(
+pub(super) fn admit_put<S: Store>(
+    store: &S,
     user: &User,
     put: &PutRequest,
     bytes_max: u64,
@@ -57,7 +63,7 @@ pub(super) fn admit_put(
         return Err((ErrorCode::Protocol, "the mode has bits outside 0777".to_owned()));
     }
     let target = path.below(user.principal.home.as_ref());
-    let keep = Some(resume::keep(user, &target, put)?);
+    let keep = resume::keep(store, user, &target, put)?;
     let incoming = Incoming {
         target,
         announced: put.bytes,
@@ -227,7 +233,9 @@ impl<'a, S: Store> Job<'a, S> {
     /// As [`Job::admit`].
     pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
         let bytes_max = self.user.bytes_max(&self.session.server.live.borrow().settings.limits);
-        self.logged((Some(&put.path), None), || admit_put(self.user, put, bytes_max))
+        self.logged((Some(&put.path), None), || {
+            admit_put(&*self.session.server.store, self.user, put, bytes_max)
+        })
     }
 
     /// The same for the two names of a rename.
