@@ -153,6 +153,56 @@ fn two_users_do_not_take_the_place_of_a_third() -> TestResult {
     Ok(())
 }
 
+/// R-05: a user who lists, fetches and puts trees from three clients at once has nothing refused with few descriptors,
+/// while another one holds what he can.
+#[test]
+fn honest_users_who_do_much_at_once_are_served() -> TestResult {
+    let setup = Setup::new()?;
+    setup.add_user("bob", "")?;
+    let daemon = with_few_descriptors(setup)?;
+    for user in ["alice", "bob"] {
+        let home = daemon.stored("").with_file_name(user);
+        for number in 0..400_u32 {
+            let directory = home.join(format!("tree/{}", number / 20));
+            std::fs::create_dir_all(&directory)?;
+            let bytes = if number % 2 == 0 { 10 } else { 70_000 };
+            std::fs::write(directory.join(number.to_string()), noise(bytes, number.into()))?;
+        }
+    }
+    File::create(daemon.stored("large"))?.set_len(64 << 20)?;
+    let mut hoards = Raw::greeted(&daemon)?;
+    for id in 1..=200 {
+        hoards.request(id, &json!({"verb": "get", "path": "large"}))?;
+    }
+    wait_until("it holds what it can", || Ok(holds(&daemon, "large")? >= 100))?;
+    let work = |number: usize| -> Result<(), String> {
+        let told = |error: Box<dyn std::error::Error>| error.to_string();
+        let bob = || daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("bob"));
+        let to = daemon.path(&format!("to-{number}"));
+        std::fs::create_dir(&to).map_err(|error| error.to_string())?;
+        let to = to.to_str().ok_or("a path")?;
+        bob().ok(["ls", "-R", ":tree"]).map_err(told)?;
+        bob().ok(["get", "-r", "-j", "4", ":tree", to]).map_err(told)?;
+        bob().ok(["put", "-r", "-j", "4", to, &format!(":back-{number}")]).map_err(told)?;
+        Ok(())
+    };
+    let work = &work;
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..3).map(|number| scope.spawn(move || work(number))).collect();
+        all.into_iter().try_for_each(|one| one.join().unwrap_or(Err("panicked".to_owned())))
+    })?;
+    drop(hoards);
+    daemon.ftc_tls().ok([
+        "get",
+        "-r",
+        "-j",
+        "16",
+        ":tree",
+        daemon.path("own").to_str().ok_or("a path")?,
+    ])?;
+    Ok(())
+}
+
 /// R-05: uploads that wait for their content have a bound, too; one more is told so, and what is small and whole
 /// goes on.
 #[test]

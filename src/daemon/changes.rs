@@ -32,11 +32,11 @@ pub(super) async fn mkdir<S: Store>(
     let parents = if with_parents { job.parents(&grant) } else { Parents::MustExist };
     let made = target.clone();
     let files = job.user.workers.puts().clone();
-    let make = move |store: &S| {
+    let change = move |store: &S| {
         let _held = files.visit(files_on(&made));
         store.make_directory(&made, parents)
     };
-    let outcome = job.change(&[&target], make).await;
+    let outcome = job.change(&[&target], change).await;
     job.end(&target, None, &grant, outcome.map(|count| (Final::Made(count as u64), None))).await;
     Ok(())
 }

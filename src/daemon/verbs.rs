@@ -36,11 +36,11 @@ pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
         return tracing::warn!(user = user.principal.name, "the home is not made yet: {error}");
     }
     let files = user.workers.puts().clone();
-    let make = move || {
+    let work = move || {
         let _held = files.visit(files_on(&home));
         store.make_directory(&home, Parents::Make)
     };
-    let made = user.workers.run(make).await;
+    let made = user.workers.run(work).await;
     if let Err(error) = made.and_then(|made| made.map_err(TransferError::from)) {
         tracing::error!(user = user.principal.name, "cannot make the home directory: {error}");
     }

@@ -141,7 +141,9 @@ impl Table {
         let others = self.of_owner(owner);
         let others = others.filter(|(other, upload)| Some(*other) != id && !upload.busy);
         let others: Vec<_> = others.map(|(other, _)| other).collect();
-        others.iter().for_each(|other| self.remove(*other));
+        for other in &others {
+            self.remove(*other);
+        }
         others
     }
 }
@@ -241,7 +243,9 @@ impl Uploads {
         let is_old = |upload: &Upload| !upload.busy && upload.since < before;
         let old = table.all.iter().filter(|(_, upload)| is_old(upload));
         let gone: Vec<_> = old.map(|(id, _)| *id).collect();
-        gone.iter().for_each(|id| table.remove(*id));
+        for id in &gone {
+            table.remove(*id);
+        }
         gone
     }
 }
