@@ -118,6 +118,41 @@ fn a_get_is_done_when_it_was_sent() -> TestResult {
     Ok(())
 }
 
+/// a get whose last byte its client has read is "ok", even if that leaves at once.
+#[test]
+fn a_get_that_was_received_whole_is_done() -> TestResult {
+    const ROUNDS: u32 = 200;
+    const GETS: u32 = 24;
+    let daemon = Daemon::start()?;
+    std::fs::create_dir_all(daemon.stored(""))?;
+    std::fs::write(daemon.stored("small"), b"small")?;
+    let peer = || -> Result<(), String> {
+        for round in 0..ROUNDS {
+            let gets = if round % 2 == 0 { 1 } else { GETS };
+            let mut raw = Raw::greeted(&daemon).map_err(|error| error.to_string())?;
+            for id in 1..=gets {
+                let get = json!({"verb": "get", "path": "small"});
+                raw.request(id, &get).map_err(|error| error.to_string())?;
+            }
+            let mut whole = 0;
+            while whole < gets {
+                let frame = raw.expect().map_err(|error| error.to_string())?;
+                whole += u32::from(frame.kind == TRAILER);
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let peers = [scope.spawn(peer), scope.spawn(peer), scope.spawn(peer)];
+        peers.into_iter().try_for_each(|peer| peer.join().unwrap_or(Err("panicked".to_owned())))
+    })?;
+    let gets = usize::try_from(3 * ROUNDS / 2 * (GETS + 1))?;
+    let log = daemon.wait_for_log_times("verb=\"get\"", gets)?;
+    assert_eq!(lines(&log, &["verb=\"get\"", "result=\"ok\""]).len(), gets);
+    assert_eq!(lines(&log, &["result=\"aborted\""]), [""; 0]);
+    Ok(())
+}
+
 /// What no verb was looked at for is refused in the open, too.
 #[test]
 fn what_a_limit_or_the_protocol_refuses_leaves_a_line() -> TestResult {

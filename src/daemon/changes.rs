@@ -5,7 +5,7 @@ use super::verbs::{Job, Refusal};
 use crate::access::{Action, Overwrite};
 use crate::fsroot::{Moving, Parents};
 use crate::proto::{DigestInfo, WirePath};
-use crate::transfer::{Seal, Source as _, Store, digest};
+use crate::transfer::{Seal, Source as _, Store, digest, files_on};
 
 pub(super) async fn remove<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
     let (target, grant) = job.admit(path, |path| Action::Remove { path })?;
@@ -31,7 +31,12 @@ pub(super) async fn mkdir<S: Store>(
     let (target, grant) = job.admit_new(path, |path| Action::Mkdir { path })?;
     let parents = if with_parents { job.parents(&grant) } else { Parents::MustExist };
     let made = target.clone();
-    let outcome = job.change(&[&target], move |store| store.make_directory(&made, parents)).await;
+    let files = job.user.workers.puts().clone();
+    let change = move |store: &S| {
+        let _held = files.visit(files_on(&made));
+        store.make_directory(&made, parents)
+    };
+    let outcome = job.change(&[&target], change).await;
     job.end(&target, None, &grant, outcome.map(|count| (Final::Made(count as u64), None))).await;
     Ok(())
 }
@@ -49,7 +54,12 @@ pub(super) async fn rename<S: Store>(
         retain_target: grant.retain_target,
     };
     let (old, new) = (from.clone(), to.clone());
-    let outcome = job.change(&[&from, &to], move |store| store.rename(&old, &new, terms)).await;
+    let files = job.user.workers.puts().clone();
+    let rename = move |store: &S| {
+        let _held = files.visit(files_on(&old).saturating_add(files_on(&new)));
+        store.rename(&old, &new, terms)
+    };
+    let outcome = job.change(&[&from, &to], rename).await;
     let outcome = outcome.map(|replaced| (Final::Renamed { replaced }, None));
     job.end(&from, Some(&to), &grant, outcome).await;
     Ok(())
@@ -64,7 +74,7 @@ pub(super) async fn tell_digest<S: Store>(
     let wanted = target.clone();
     let watched = job.watch(&target);
     let outcome = async {
-        let _held = job.user.workers.reads().hold(1).await;
+        let _held = job.user.workers.hold_reads(1).await?;
         let source = job.on_disk(move |store| store.open(&wanted)).await?;
         let mtime_ns = source.stat().map_or(0, |stat| stat.mtime_ns);
         let (seal, reread) = digest(source, reread, &job.user.share, &job.user.workers).await?;

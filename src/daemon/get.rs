@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use super::running::LastWord;
 use super::verbs::{Job, Refusal, log, told};
 use crate::access::Action;
 use crate::proto::WirePath;
@@ -14,6 +15,7 @@ use crate::types::ErrorCode;
 /// The refusal, which has been logged.
 pub(super) async fn get<S: Store>(
     job: Job<'_, S>,
+    last_word: &LastWord,
     path: &WirePath,
     offset: u64,
     version: Option<&str>,
@@ -23,7 +25,7 @@ pub(super) async fn get<S: Store>(
         return job.logged((Some(path), None), || Err((ErrorCode::Protocol, told.to_owned())));
     }
     let (target, grant) = job.admit(path, |path| Action::Get { path })?;
-    let watched = job.watch(&target);
+    let mut watched = job.watch(&target);
     let outbox = Outbox { id: job.id, parts: job.session.parts.clone() };
     let share = job.user.share.clone();
     let (receipt, sent) = oneshot::channel();
@@ -56,7 +58,7 @@ pub(super) async fn get<S: Store>(
             }
             Taken::Crowded => {
                 place = None;
-                let held = job.user.workers.reads().hold(1).await;
+                let held = job.user.workers.hold_reads(1).await?;
                 let wanted = target.clone();
                 (job.on_disk(move |store| store.open(&wanted)).await?, held)
             }
@@ -81,6 +83,10 @@ pub(super) async fn get<S: Store>(
             return Ok(());
         }
     };
+    if !last_word.take() {
+        return Ok(()); // It was cancelled.
+    }
+    watched.ends_with(seal, sent);
     // A connection that is gone needs no end.
     match (end, place) {
         (end @ Part::Whole(..), Some(place)) => {
@@ -88,13 +94,6 @@ pub(super) async fn get<S: Store>(
         }
         (end, _) => drop(outbox.send(end).await),
     }
-    let was_sent = tokio::select! {
-        biased; // What was sent stays so when the connection ends.
-        sent = sent => sent.is_ok(),
-        () = outbox.parts.closed() => false,
-    };
-    watched.ended();
-    let outcome = if was_sent { Ok(Some(seal)) } else { Err(&TransferError::Aborted) };
-    log(&job, Some(&target), None, outcome);
+    watched.sent(outbox.parts.closed()).await;
     Ok(())
 }

@@ -19,18 +19,27 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// How often it is asked for meanwhile.
 const BUSY_STEP: Duration = Duration::from_millis(50);
 
-/// Whose a put is, whether anything of it is kept when it is cut, and what it continues.
+/// Whose a put is, whether anything of it is kept when it is cut, and what it continues: nothing of a put that
+/// does without, of a user for whom `store` keeps nothing.
 ///
 /// # Errors
 /// `NotFound` for an upload that cannot be one of ours.
-pub(super) fn keep(user: &User, target: &RelPath, put: &PutRequest) -> Result<Keep, Refusal> {
+pub(super) fn keep<S: Store>(
+    store: &S,
+    user: &User,
+    target: &RelPath,
+    put: &PutRequest,
+) -> Result<Option<Keep>, Refusal> {
     let unknown = || (ErrorCode::NotFound, "resume the upload: nothing of it is kept".to_owned());
     let resume = match &put.resume {
         None => None,
         Some(at) => Some((at.upload.parse::<UploadId>().map_err(|_| unknown())?, at.offset)),
     };
     let resumable = put.resumable || resume.is_some();
-    Ok(Keep { owner: owner(user, target), resumable, resume })
+    if !resumable && !store.keeps(&user.principal.name) {
+        return Ok(None);
+    }
+    Ok(Some(Keep { owner: owner(user, target), resumable, resume }))
 }
 
 fn owner(user: &User, target: &RelPath) -> Owner {

@@ -1,27 +1,53 @@
 //! Requests whose client may leave: they end with it, and tell the log.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::verbs::{Job, log};
-use crate::transfer::{Store, TransferError};
+use crate::transfer::{Seal, Store, TransferError};
 use crate::types::RelPath;
 
+/// Who has the last word of a request: the request itself, or whoever cancels it. The first to ask has it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastWord(Arc<AtomicBool>);
+
+impl LastWord {
+    /// Whether it is the asker's.
+    pub(super) fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
 /// A request that only reads; it ends when this is dropped.
-pub(super) struct Running(AbortHandle);
+pub(super) struct Running {
+    task: AbortHandle,
+    last_word: LastWord,
+}
 
 impl Running {
-    pub(super) fn new(task: &JoinHandle<()>) -> Self {
-        Self(task.abort_handle())
+    pub(super) fn new(task: &JoinHandle<()>, last_word: LastWord) -> Self {
+        Self { task: task.abort_handle(), last_word }
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        self.0.is_finished()
+        self.task.is_finished()
+    }
+
+    /// Ends it, unless its end is on its way already: then it waits to hear whether that was sent.
+    pub(super) fn cancel(&self) {
+        if self.last_word.take() {
+            self.task.abort();
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -29,23 +55,49 @@ impl Drop for Running {
 pub(super) struct Watched<'j, 'a, S: Store> {
     job: Option<&'j Job<'a, S>>,
     path: &'j RelPath,
+    /// What was sent if the receipt says so.
+    sent: Option<(Seal, oneshot::Receiver<()>)>,
 }
 
 impl<'j, 'a, S: Store> Watched<'j, 'a, S> {
     pub(super) fn new(job: &'j Job<'a, S>, path: &'j RelPath) -> Self {
-        Self { job: Some(job), path }
+        Self { job: Some(job), path, sent: None }
     }
 
     /// The request has come to an end, of which it leaves a line itself.
     pub(super) fn ended(mut self) {
         self.job = None;
     }
+
+    /// The request is at its end, which counts when it was sent; this is where that is told.
+    pub(super) fn ends_with(&mut self, seal: Seal, receipt: oneshot::Receiver<()>) {
+        self.sent = Some((seal, receipt));
+    }
+
+    /// Waits until its end was sent, or cannot be any more, and leaves the line.
+    pub(super) async fn sent(mut self, gone: impl Future<Output = ()>) {
+        let outcome = match &mut self.sent {
+            Some((seal, receipt)) => tokio::select! {
+                biased; // What was sent stays so when the connection ends.
+                sent = receipt => sent.is_ok().then_some(*seal),
+                () = gone => None,
+            },
+            None => None,
+        };
+        if let Some(job) = self.job.take() {
+            log(job, Some(self.path), None, outcome.map(Some).ok_or(&TransferError::Aborted));
+        }
+    }
 }
 
 impl<S: Store> Drop for Watched<'_, '_, S> {
     fn drop(&mut self) {
-        if let Some(job) = self.job {
-            log(job, Some(self.path), None, Err(&TransferError::Aborted));
-        }
+        // Whoever catches a panic tells it.
+        let Some(job) = self.job.filter(|_| !thread::panicking()) else { return };
+        // The connection may have ended after the last byte was sent and before this was woken.
+        let sent =
+            self.sent.as_mut().and_then(|(seal, receipt)| receipt.try_recv().ok().and(Some(*seal)));
+        let outcome = sent.map(Some).ok_or(&TransferError::Aborted);
+        log(job, Some(self.path), None, outcome);
     }
 }

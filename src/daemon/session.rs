@@ -59,6 +59,8 @@ pub(super) struct Session<S: Store> {
     state: Mutex<ServerState>,
     /// Wakes the reader when the last answer is out, because the idle time starts then.
     idle: Notify,
+    /// Whom the peer was let in as.
+    admitted: Arc<User>,
 }
 
 /// What a connection has taken in and not finished.
@@ -145,6 +147,7 @@ pub(super) async fn serve<S: Store>(
         wholes,
         state,
         idle,
+        admitted: Arc::clone(&user),
     });
     if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
         return;
@@ -174,7 +177,6 @@ pub(super) async fn serve<S: Store>(
         end
     };
     drop(tasks); // The last word is said, or there is nobody to hear it.
-    verbs::log_suppressed(&session, &user);
     match end {
         End::Farewell => tracing::debug!(peer = session.address, "disconnected"),
         End::Told(message) => tracing::info!(
@@ -418,8 +420,11 @@ impl<S: Store> Session<S> {
                     // Said, because a channel that just closes is a cut, of which something may be kept.
                     let _ = upload.parts.send(Part::Failed(TransferError::Aborted)).await;
                 }
-                if let Some(task) = tasks.remove(&id).filter(|_| running && !was_upload) {
-                    drop(task);
+                if running
+                    && !was_upload
+                    && let Some(task) = tasks.get(&id)
+                {
+                    task.cancel();
                     let _ = self.parts.send((id, Part::Failed(TransferError::Aborted))).await;
                 }
             }
@@ -436,7 +441,7 @@ impl<S: Store> Session<S> {
             let limits = &self.server.live.borrow().settings.limits;
             (user.bytes_max(limits), limits.stall_timeout)
         };
-        match verbs::admit_put(&user, &put, bytes_max) {
+        match verbs::admit_put(&*self.server.store, &user, &put, bytes_max) {
             Ok(admitted) => {
                 let (parts, queue) = mpsc::channel(PARTS_MAX);
                 verbs::start_put(self, user, id, admitted, queue);
@@ -520,6 +525,13 @@ impl<S: Store> Session<S> {
         if state.is_idle() {
             self.idle.notify_one();
         }
+    }
+}
+
+/// The last of its requests is over, and has left its line or was counted.
+impl<S: Store> Drop for Session<S> {
+    fn drop(&mut self) {
+        verbs::log_suppressed(self, &self.admitted);
     }
 }
 

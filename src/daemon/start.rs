@@ -24,6 +24,7 @@ use crate::identity::{
     PrivateKey, fingerprint, load_credential_key, load_host_key, load_or_create_host_key,
     public_line, server_config,
 };
+use crate::transfer::Files;
 
 /// Something in the way of a start; the text is complete.
 struct Failure {
@@ -272,7 +273,8 @@ fn descriptors(settings: &Settings) -> Result<usize, Failure> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Failure::other)?;
     let needed = settings.limits.connections as u64
         + settings.limits.strangers as u64
-        + 4 * settings.limits.file_workers as u64
+        + u64::from(Files::OF_A_THREAD) * settings.limits.file_workers as u64
+        + u64::from(Files::OF_ONE_VISIT)
         + DESCRIPTORS_SPARE
         + FILES_LEAST;
     if hard < needed {

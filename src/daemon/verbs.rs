@@ -7,14 +7,14 @@ use tokio::sync::mpsc;
 
 use super::journal::kind;
 use super::outgoing::{Final, failed};
-use super::running::{Running, Watched};
+use super::running::{LastWord, Running, Watched};
 use super::session::Session;
 use super::users::{Peer, User};
 use super::{changes, get, guard, quota, resume};
 use crate::access::{Action, Grant, decide, hidden_in};
 use crate::fsroot::{FsError, Kind, Parents};
 use crate::proto::{ErrorMessage, PutRequest, Request, WirePath};
-use crate::transfer::{Incoming, Outbox, Part, Seal, Store, TransferError, list};
+use crate::transfer::{Incoming, Outbox, Part, Seal, Store, TransferError, files_on, list};
 use crate::types::{ErrorCode, Escaped, NameError, RelPath};
 
 /// How long a login may wait for a count before it goes on without a home.
@@ -35,7 +35,12 @@ pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
     if let Err(error) = quota::counted(&*store, &[&home], HOME_WAIT).await {
         return tracing::warn!(user = user.principal.name, "the home is not made yet: {error}");
     }
-    let made = user.workers.run(move || store.make_directory(&home, Parents::Make)).await;
+    let files = user.workers.puts().clone();
+    let work = move || {
+        let _held = files.visit(files_on(&home));
+        store.make_directory(&home, Parents::Make)
+    };
+    let made = user.workers.run(work).await;
     if let Err(error) = made.and_then(|made| made.map_err(TransferError::from)) {
         tracing::error!(user = user.principal.name, "cannot make the home directory: {error}");
     }
@@ -45,7 +50,8 @@ pub(super) async fn make_home<S: Store>(store: &Arc<S>, user: &User) {
 ///
 /// # Errors
 /// The refusal, which does not depend on what is stored.
-pub(super) fn admit_put(
+pub(super) fn admit_put<S: Store>(
+    store: &S,
     user: &User,
     put: &PutRequest,
     bytes_max: u64,
@@ -57,7 +63,7 @@ pub(super) fn admit_put(
         return Err((ErrorCode::Protocol, "the mode has bits outside 0777".to_owned()));
     }
     let target = path.below(user.principal.home.as_ref());
-    let keep = Some(resume::keep(user, &target, put)?);
+    let keep = resume::keep(store, user, &target, put)?;
     let incoming = Incoming {
         target,
         announced: put.bytes,
@@ -126,45 +132,52 @@ pub(super) fn start<S: Store>(
             | Request::Check { .. }
     );
     let session = Arc::clone(session);
-    let (outside, owner) = (Arc::clone(&session), Arc::clone(&user));
-    let work = async move {
-        let _busy = session.server.busy.clone();
-        let job = |verb| Job::new(&session, &user, id, verb);
-        let outcome = match request {
-            Request::Get { path, offset, version } => {
-                get::get(job("get"), &path, offset, version.as_deref()).await
-            }
-            Request::List { path } => list_directory(job("list"), path.as_ref()).await,
-            Request::Stat { path } => stat(job("stat"), path.as_ref()).await,
-            Request::Remove { path } => changes::remove(job("remove"), &path).await,
-            Request::Rmdir { path } => changes::rmdir(job("rmdir"), &path).await,
-            Request::Mkdir { path, parents } => changes::mkdir(job("mkdir"), &path, parents).await,
-            Request::Rename { path, to, replace } => {
-                changes::rename(job("rename"), &path, &to, replace).await
-            }
-            Request::Digest { path, reread } => {
-                changes::tell_digest(job("digest"), &path, reread).await
-            }
-            Request::Resume { path } => resume::tell(job("resume"), &path).await,
-            Request::Check { path, bytes, replace } => {
-                resume::tell_check(job("check"), path, bytes, replace).await
-            }
-            // The session deals with these.
-            Request::Put(_) | Request::Compress { .. } | Request::Unknown => Ok(()),
-        };
-        if let Err((code, message)) = outcome {
-            let _ =
-                session.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
-        }
-    };
+    let last_word = LastWord::default();
+    let own_word = last_word.clone();
     let task = tokio::spawn(async move {
-        if guard::alone(work).await.is_none() {
-            let error = TransferError::Panicked;
-            log(&Job::new(&outside, &owner, id, "request"), None, None, Err(&error));
-            let _ = outside.answers.send((id, failed(&error))).await;
-        }
+        let _busy = session.server.busy.clone();
+        let verb = request.verb();
+        let started = Instant::now();
+        let job = || Job { started, ..Job::new(&session, &user, id, verb) };
+        let work = async {
+            match &request {
+                Request::Get { path, offset, version } => {
+                    get::get(job(), &own_word, path, *offset, version.as_deref()).await
+                }
+                Request::List { path } => list_directory(job(), path.as_ref()).await,
+                Request::Stat { path } => stat(job(), path.as_ref()).await,
+                Request::Remove { path } => changes::remove(job(), path).await,
+                Request::Rmdir { path } => changes::rmdir(job(), path).await,
+                Request::Mkdir { path, parents } => changes::mkdir(job(), path, *parents).await,
+                Request::Rename { path, to, replace } => {
+                    changes::rename(job(), path, to, *replace).await
+                }
+                Request::Digest { path, reread } => {
+                    changes::tell_digest(job(), path, *reread).await
+                }
+                Request::Resume { path } => resume::tell(job(), path).await,
+                Request::Check { path, bytes, replace } => {
+                    resume::tell_check(job(), path.clone(), *bytes, *replace).await
+                }
+                // The session deals with these.
+                Request::Put(_) | Request::Compress { .. } | Request::Unknown => Ok(()),
+            }
+        };
+        let last = match guard::alone(work).await {
+            Some(Ok(())) => return,
+            Some(Err((code, message))) => Final::Error(ErrorMessage::new(code, message)),
+            None => {
+                let (job, error) = (job(), TransferError::Panicked);
+                let (path, to) = request.paths();
+                let shown = |path: &WirePath| Some(job.at_home(&parse(path).ok()?));
+                let (path, to) = (path.and_then(shown), to.and_then(shown));
+                log(&job, path.as_ref(), to.as_ref(), Err(&error));
+                failed(&error)
+            }
+        };
+        let _ = session.answers.send((id, last)).await;
     });
-    only_reads.then(|| Running::new(&task))
+    only_reads.then(|| Running::new(&task, last_word))
 }
 
 /// A request on its way: who asks for what, and since when.
@@ -220,7 +233,9 @@ impl<'a, S: Store> Job<'a, S> {
     /// As [`Job::admit`].
     pub(super) fn admit_put(&self, put: &PutRequest) -> Result<(Incoming, Grant), Refusal> {
         let bytes_max = self.user.bytes_max(&self.session.server.live.borrow().settings.limits);
-        self.logged((Some(&put.path), None), || admit_put(self.user, put, bytes_max))
+        self.logged((Some(&put.path), None), || {
+            admit_put(&*self.session.server.store, self.user, put, bytes_max)
+        })
     }
 
     /// The same for the two names of a rename.

@@ -146,8 +146,8 @@ impl Staging {
         if !full && !keeps {
             return Ok(());
         }
-        // Without a second descriptor or thread there is just more to do at the end.
-        let Ok(file) = self.file.try_clone() else { return Ok(()) };
+        // Without a thread there is just more to do at the end.
+        let file = Arc::clone(&self.file);
         let offset = self.written;
         let mut is_first = false;
         if let Some(keeping) = &mut self.keeping {
@@ -314,6 +314,11 @@ impl Tree {
             // Cut before its first checkpoint, or damaged: nothing of it can be trusted.
             _ => Err(unavailable(Unavailable::Missing)),
         }
+    }
+
+    /// Whether a user has uploads that are kept, or will be when they are cut. It costs no look at the disk.
+    pub fn keeps(&self, user: &str) -> bool {
+        self.uploads.has(user)
     }
 
     /// Removes what is kept of an owner's uploads: another file is stored in their place. That there is

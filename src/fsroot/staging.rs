@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
@@ -31,7 +32,8 @@ const NAME_TRIES: usize = 16;
 #[derive(Debug)]
 pub struct Staging {
     pub(super) tree: Tree,
-    pub(super) file: File,
+    /// Shared with the flush that runs beside the writing, so that there is one descriptor.
+    pub(super) file: Arc<File>,
     pub(super) name: OsString,
     pub(super) written: u64,
     pub(super) announced: Option<u64>,
@@ -90,7 +92,7 @@ impl Staging {
     ) -> Self {
         Self {
             tree: tree.clone(),
-            file,
+            file: Arc::new(file),
             name,
             written,
             announced: None,

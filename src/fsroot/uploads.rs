@@ -99,8 +99,53 @@ pub(super) struct Upload {
 /// All uploads that can be continued, or will be when they are cut.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    table: Mutex<HashMap<UploadId, Upload>>,
+    table: Mutex<Table>,
     made: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    all: HashMap<UploadId, Upload>,
+    /// Those of each user who has some: a few, among which one is looked for.
+    of_users: HashMap<String, Vec<UploadId>>,
+}
+
+impl Table {
+    fn insert(&mut self, id: UploadId, upload: Upload) {
+        self.remove(id);
+        self.of_users.entry(upload.owner.user.clone()).or_default().push(id);
+        self.all.insert(id, upload);
+    }
+
+    fn remove(&mut self, id: UploadId) {
+        let Some(upload) = self.all.remove(&id) else { return };
+        if let Some(own) = self.of_users.get_mut(&upload.owner.user) {
+            own.retain(|other| *other != id);
+            if own.is_empty() {
+                self.of_users.remove(&upload.owner.user);
+            }
+        }
+    }
+
+    fn of_user(&self, user: &str) -> impl Iterator<Item = (UploadId, &Upload)> {
+        let own = self.of_users.get(user).into_iter().flatten();
+        own.filter_map(|id| Some((*id, self.all.get(id)?)))
+    }
+
+    fn of_owner(&self, owner: &Owner) -> impl Iterator<Item = (UploadId, &Upload)> {
+        self.of_user(&owner.user).filter(|(_, upload)| upload.owner.target == owner.target)
+    }
+
+    /// Takes all kept uploads of an owner but one out.
+    fn take_others(&mut self, id: Option<UploadId>, owner: &Owner) -> Vec<UploadId> {
+        let others = self.of_owner(owner);
+        let others = others.filter(|(other, upload)| Some(*other) != id && !upload.busy);
+        let others: Vec<_> = others.map(|(other, _)| other).collect();
+        for other in &others {
+            self.remove(*other);
+        }
+        others
+    }
 }
 
 impl Default for Uploads {
@@ -110,7 +155,7 @@ impl Default for Uploads {
 }
 
 impl Uploads {
-    fn table(&self) -> MutexGuard<'_, HashMap<UploadId, Upload>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -129,21 +174,25 @@ impl Uploads {
         self.table().insert(id, upload);
     }
 
+    /// Whether a user has any, kept or being written.
+    pub(super) fn has(&self, user: &str) -> bool {
+        self.table().of_users.contains_key(user)
+    }
+
     /// The upload of this owner, if nobody writes one.
     pub(super) fn find(&self, owner: &Owner) -> Result<UploadId, Unavailable> {
         let table = self.table();
-        let mut own: Vec<_> = table.iter().filter(|(_, upload)| upload.owner == *owner).collect();
-        if own.iter().any(|(_, upload)| upload.busy) {
+        if table.of_owner(owner).any(|(_, upload)| upload.busy) {
             return Err(Unavailable::Busy);
         }
-        own.sort_by_key(|(_, upload)| upload.since);
-        own.last().map(|(id, _)| **id).ok_or(Unavailable::Missing)
+        let last = table.of_owner(owner).max_by_key(|(_, upload)| upload.since);
+        last.map(|(id, _)| id).ok_or(Unavailable::Missing)
     }
 
     /// Takes an upload for writing: one transfer has it, or none.
     pub(super) fn claim(&self, id: UploadId, owner: &Owner) -> Result<Option<Hold>, Unavailable> {
         let mut table = self.table();
-        let upload = table.get_mut(&id).filter(|upload| upload.owner == *owner);
+        let upload = table.all.get_mut(&id).filter(|upload| upload.owner == *owner);
         let upload = upload.ok_or(Unavailable::Missing)?;
         if upload.busy {
             return Err(Unavailable::Busy);
@@ -156,69 +205,53 @@ impl Uploads {
     /// longer known: others of the same owner, and the oldest of a user who has too many.
     pub(super) fn release(&self, id: UploadId, now: Moment, hold: Option<Hold>) -> Vec<UploadId> {
         let mut table = self.table();
-        let Some(upload) = table.get_mut(&id) else { return Vec::new() };
+        let Some(upload) = table.all.get_mut(&id) else { return Vec::new() };
         (upload.busy, upload.since, upload.hold) = (false, now, hold);
         let owner = upload.owner.clone();
-        let mut gone = take_others(&mut table, Some(id), &owner);
-        let mut own: Vec<_> = table
-            .iter()
-            .filter(|(_, upload)| upload.owner.user == owner.user && !upload.busy)
-            .map(|(id, upload)| (upload.since, *id))
-            .collect();
+        let mut gone = table.take_others(Some(id), &owner);
+        let own = table.of_user(&owner.user).filter(|(_, upload)| !upload.busy);
+        let mut own: Vec<_> = own.map(|(id, upload)| (upload.since, id)).collect();
         own.sort_by_key(|(since, _)| *since);
         let surplus = own.len().saturating_sub(KEPT_MAX);
-        gone.extend(own.into_iter().take(surplus).map(|(_, id)| id));
-        table.retain(|id, _| !gone.contains(id));
+        for (_, id) in own.into_iter().take(surplus) {
+            table.remove(id);
+            gone.push(id);
+        }
         gone
     }
 
     /// Forgets an upload that is stored; what else was kept for its owner is given, and forgotten too.
     pub(super) fn stored(&self, id: UploadId, owner: &Owner) -> Vec<UploadId> {
         let mut table = self.table();
-        table.remove(&id);
-        take_others(&mut table, Some(id), owner)
+        table.remove(id);
+        table.take_others(Some(id), owner)
     }
 
     /// Forgets and gives what is kept for an owner, because something else is stored in its place.
     pub(super) fn replace(&self, owner: &Owner) -> Vec<UploadId> {
-        take_others(&mut self.table(), None, owner)
+        self.table().take_others(None, owner)
     }
 
     /// Forgets an upload that is removed.
     pub(super) fn forget(&self, id: UploadId) {
-        self.table().remove(&id);
+        self.table().remove(id);
     }
 
     /// Forgets and gives what nobody has written since `before`.
     pub(super) fn expire(&self, before: Moment) -> Vec<UploadId> {
         let mut table = self.table();
         let is_old = |upload: &Upload| !upload.busy && upload.since < before;
-        let gone: Vec<_> =
-            table.iter().filter(|(_, upload)| is_old(upload)).map(|(id, _)| *id).collect();
-        table.retain(|id, _| !gone.contains(id));
+        let old = table.all.iter().filter(|(_, upload)| is_old(upload));
+        let gone: Vec<_> = old.map(|(id, _)| *id).collect();
+        for id in &gone {
+            table.remove(*id);
+        }
         gone
     }
 }
 
 fn nanoseconds(duration: Duration) -> Moment {
     Moment::try_from(duration.as_nanos()).unwrap_or(Moment::MAX)
-}
-
-/// Takes all kept uploads of an owner but one out of the table.
-fn take_others(
-    table: &mut HashMap<UploadId, Upload>,
-    id: Option<UploadId>,
-    owner: &Owner,
-) -> Vec<UploadId> {
-    let others: Vec<_> = table
-        .iter()
-        .filter(|(other, upload)| Some(**other) != id && upload.owner == *owner && !upload.busy)
-        .map(|(id, _)| *id)
-        .collect();
-    for other in &others {
-        table.remove(other);
-    }
-    others
 }
 
 #[cfg(test)]
@@ -240,6 +273,7 @@ mod tests {
         let id = UploadId(7);
         table.enter(id, Upload { owner: alice.clone(), since: now, busy: true, hold: None });
         assert_eq!(table.find(&alice), Err(Unavailable::Busy));
+        assert!(table.has("alice") && !table.has("bob"));
         assert!(table.expire(now + 9).is_empty());
         assert!(table.release(id, now, None).is_empty());
         assert_eq!((table.find(&alice), table.find(&bob)), (Ok(id), Err(Unavailable::Missing)));
@@ -250,6 +284,7 @@ mod tests {
         table.release(id, now, None);
         assert_eq!(table.expire(now + 9), [id]);
         assert_eq!(table.find(&alice), Err(Unavailable::Missing));
+        assert!(!table.has("alice"), "nothing is left of whoever has none");
         Ok(())
     }
 

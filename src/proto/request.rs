@@ -95,6 +95,44 @@ pub enum Request {
     Unknown,
 }
 
+impl Request {
+    /// What it is called.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Put(_) => "put",
+            Self::Get { .. } => "get",
+            Self::Resume { .. } => "resume",
+            Self::Check { .. } => "check",
+            Self::List { .. } => "list",
+            Self::Stat { .. } => "stat",
+            Self::Remove { .. } => "remove",
+            Self::Rmdir { .. } => "rmdir",
+            Self::Mkdir { .. } => "mkdir",
+            Self::Rename { .. } => "rename",
+            Self::Digest { .. } => "digest",
+            Self::Compress { .. } => "compress",
+            Self::Unknown => "request",
+        }
+    }
+
+    /// What it is about, and the new name where there is one.
+    pub fn paths(&self) -> (Option<&WirePath>, Option<&WirePath>) {
+        match self {
+            Self::Put(PutRequest { path, .. })
+            | Self::Get { path, .. }
+            | Self::Resume { path }
+            | Self::Check { path, .. }
+            | Self::Remove { path }
+            | Self::Rmdir { path }
+            | Self::Mkdir { path, .. }
+            | Self::Digest { path, .. } => (Some(path), None),
+            Self::List { path } | Self::Stat { path } => (path.as_ref(), None),
+            Self::Rename { path, to, .. } => (Some(path), Some(to)),
+            Self::Compress { .. } | Self::Unknown => (None, None),
+        }
+    }
+}
+
 /// What a put announces.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PutRequest {

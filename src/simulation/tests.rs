@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::link::{Nature, link};
@@ -232,6 +232,40 @@ async fn a_panic_in_a_request_is_its_answer_and_one_in_a_connection_its_end() ->
     let bytes = frame(Kind::Hello, 0, br#"{"version":1,"client":"panics"}"#);
     let said = super::session::told_after(&bytes, Duration::from_secs(1)).await?;
     assert_eq!(told(&said), [(Kind::Hello, 0, None), internal(0)]);
+    Ok(())
+}
+
+/// What was logged, for a test to read.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// X-04, R-14: a request that panics leaves one line, which says what it was about.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_panics_leaves_one_line_with_its_path() -> TestResult {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let journal = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false);
+    let _journal = tracing::subscriber::set_default(journal.finish());
+    let hello = frame(Kind::Hello, 0, br#"{"version":1}"#);
+    let request = frame(Kind::Request, 1, br#"{"verb":"mkdir","path":"panics"}"#);
+    super::session::told_after(&[hello, request].concat(), Duration::from_secs(1)).await?;
+    let written = lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let written = String::from_utf8_lossy(&written).into_owned();
+    let told: Vec<_> = written.lines().filter(|line| line.contains("verb=")).collect();
+    assert_eq!(told.len(), 1, "{written}");
+    for part in ["verb=\"mkdir\"", "path=\"panics\"", "result=\"INTERNAL\""] {
+        assert!(told[0].contains(part), "{part}: {written}");
+    }
     Ok(())
 }
 

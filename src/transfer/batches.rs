@@ -34,7 +34,7 @@ impl<J: Send + 'static> Batches<J> {
     }
 
     /// Has `work` done on a job and on all that wait beside it, each by itself: a panic in `work` itself would
-    /// drop its batch. `cost` tells how many descriptors a job takes behind another one.
+    /// drop its batch. `cost` tells how many descriptors a job takes behind another one; it is asked behind a lock.
     pub(super) fn take_in(
         self: &Arc<Self>,
         job: J,
@@ -54,7 +54,10 @@ impl<J: Send + 'static> Batches<J> {
                 let (batches, work, files) =
                     (Arc::clone(&batches), work.clone(), workers.puts().clone());
                 let run = move || {
-                    let (batch, _held) = batches.next(&files, cost);
+                    let (batch, held) = batches.next(&files, cost);
+                    // Not behind the lock, which connections take too.
+                    let first = batch.first().filter(|_| held.is_none());
+                    let _alone = first.map(|first| files.alone(cost(first, None)));
                     work(batch);
                 };
                 // What a panic has dropped is its own answer.
@@ -71,7 +74,7 @@ impl<J: Send + 'static> Batches<J> {
         more
     }
 
-    /// As many as there are descriptors for, and one at least: a thread has some of its own.
+    /// As many as there are descriptors for, and one at least, of which no others know then.
     fn next(&self, files: &Files, cost: fn(&J, Option<&J>) -> u32) -> (Vec<J>, Option<Held>) {
         let mut queue = self.queue();
         let (mut batch, mut held): (Vec<J>, Option<Held>) = (Vec::new(), None);

@@ -45,9 +45,9 @@ pub enum TransferError {
     /// The file changed while it was read.
     #[error("the file changed while it was being read")]
     Changed,
-    /// As many files are open for uploads as may be.
-    #[error("as many uploads are under way as the server has open files for; try again later")]
-    Crowded,
+    /// As many files are open for these as may be.
+    #[error("as many {0} are under way as the server has open files for; try again later")]
+    Crowded(&'static str),
     /// The other side gave up; nothing is to be reported to it.
     #[error("given up")]
     Aborted,
@@ -71,7 +71,7 @@ impl TransferError {
             Self::Decayed { .. } => ErrorCode::Corrupt,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Changed => ErrorCode::Changed,
-            Self::Crowded => ErrorCode::Busy,
+            Self::Crowded(_) => ErrorCode::Busy,
             Self::ReplaceOnly | Self::Refused(_) => ErrorCode::Denied,
             Self::Aborted | Self::Panicked => ErrorCode::Internal,
         }

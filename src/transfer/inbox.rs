@@ -11,6 +11,7 @@ use super::batches::Batches;
 use super::receive::{forget_kept, look, open, receive_on, terms};
 use super::{
     Buffer, Committed, Incoming, LINGER, Part, Seal, Sink, TransferError, Verified, Workers, alone,
+    files_on,
 };
 use crate::access::Overwrite;
 use crate::types::limits::BUFFER_BYTES;
@@ -26,6 +27,8 @@ struct Waiting {
     incoming: Incoming,
     content: Vec<Buffer>,
     seal: Seal,
+    /// Descriptors for it and for the way to it.
+    files: u32,
     done: oneshot::Sender<Outcome>,
 }
 
@@ -76,7 +79,8 @@ impl<S: Sink> Inbox<S> {
             Arrived::Whole(content, seal) => {
                 let (done, outcome) = oneshot::channel();
                 let store = Arc::clone(&self.store);
-                let file = Waiting { incoming, content, seal, done };
+                let files = files_on(&incoming.target);
+                let file = Waiting { incoming, content, seal, files, done };
                 self.batches.take_in(file, workers, cost, move |batch| commit(&*store, batch));
                 outcome.await.unwrap_or(Err(TransferError::Panicked))
             }
@@ -87,17 +91,16 @@ impl<S: Sink> Inbox<S> {
 /// Descriptors that a file takes behind another one: its own, and its directory's with those on the way to it
 /// that may have to be made.
 fn cost(file: &Waiting, before: Option<&Waiting>) -> u32 {
-    let directory = |file: &Waiting| file.incoming.target.split_last().0;
-    if before.is_some_and(|before| directory(before) == directory(file)) {
-        return 1;
+    match before {
+        Some(before) if before.incoming.target.is_beside(&file.incoming.target) => 1,
+        _ => file.files,
     }
-    1 + u32::try_from(file.incoming.target.depth()).unwrap_or(u32::MAX)
 }
 
 /// Commits what waited, on a file thread.
 fn commit<S: Sink>(store: &S, batch: Vec<Waiting>) {
     let (mut waiting, mut verified) = (Vec::new(), Vec::new());
-    for Waiting { incoming, content, seal, done } in batch {
+    for Waiting { incoming, content, seal, done, .. } in batch {
         match alone(|| verify(store, &incoming, content, seal)) {
             Ok(file) => {
                 verified.push((file, incoming.target.clone(), terms(&incoming)));

@@ -20,7 +20,7 @@ mod tests;
 
 pub use digest::digest;
 pub use error::TransferError;
-pub use files::{Files, Held};
+pub use files::{Files, Held, NoneFree, Visit};
 pub use inbox::Inbox;
 pub use pool::{Buffer, Pool, Share};
 pub use receive::{Incoming, Keep, check};
@@ -40,9 +40,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::fsroot::{Entry, Stat};
+use crate::types::RelPath;
 
 /// Buffers between a connection and a file thread, per transfer.
 pub const PARTS_MAX: usize = 4;
+
+/// How long what is read waits when others have all descriptors.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a file thread waits for its connection before it is given to somebody else.
 const LINGER: Duration = Duration::from_millis(20);
@@ -67,6 +71,11 @@ pub enum Part {
     Listed(u64),
     /// The transfer failed.
     Failed(TransferError),
+}
+
+/// Descriptors that may be open while something gets its name: its own, and those on the way to it.
+pub fn files_on(path: &RelPath) -> u32 {
+    1 + u32::try_from(path.depth()).unwrap_or(u32::MAX - 1)
 }
 
 /// Does what is one file's alone among others: a panic fails that file, and no other.
@@ -116,7 +125,7 @@ impl Workers {
         Self { pauses: Some(Pauses(pause)), ..Self::new(threads) }
     }
 
-    /// One user's part of them: three quarters of the threads, and at least one; half of the descriptors.
+    /// One user's part of them: three quarters of the threads, and at least one; of the descriptors half of what is left.
     #[must_use]
     pub fn share(&self, threads: usize) -> Self {
         let own = (threads * 3 / 4).max(1);
@@ -127,6 +136,16 @@ impl Workers {
     /// Descriptors of files and directories that are read.
     pub fn reads(&self) -> &Files {
         &self.reads
+    }
+
+    /// Waits for so many of them: while others of the user hold some, as long as that takes. Whoever waits holds
+    /// nothing else.
+    ///
+    /// # Errors
+    /// `Busy` when other users have all of them for too long.
+    pub async fn hold_reads(&self, count: u32) -> Result<Held, TransferError> {
+        let held = self.reads.hold(count, READ_PATIENCE).await;
+        held.map_err(|NoneFree| TransferError::Crowded("gets, listings and digests"))
     }
 
     /// Descriptors of uploads.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::staged::Terms;
-use super::{Committed, Linger, Part, Sink, Staged, Store, TransferError, Workers};
+use super::{
+    Committed, Files, Linger, NoneFree, Part, Sink, Staged, Store, TransferError, Workers, files_on,
+};
 use crate::access::Overwrite;
 use crate::fsroot::{FsError, Kind, Owner, Parents, UploadId};
 use crate::types::{ErrorCode, RelPath};
@@ -35,7 +36,7 @@ pub struct Incoming {
     pub mode: Option<u32>,
     /// Time of modification, nanoseconds since 1970.
     pub mtime_ns: Option<i64>,
-    /// For whom it is, and what is kept when the transfer is cut; `None` where nothing ever is.
+    /// For whom it is, and what is kept when the transfer is cut; `None` where nothing is.
     pub keep: Option<Keep>,
 }
 
@@ -58,6 +59,7 @@ struct Progress<S: Sink> {
     /// Parts that have come and are not taken yet.
     first: VecDeque<Part>,
     parts: mpsc::Receiver<Part>,
+    files: Files,
 }
 
 enum Visit<S: Sink> {
@@ -77,9 +79,10 @@ pub(super) async fn receive_on<S: Sink>(
         return Err(TransferError::TooLarge { limit: incoming.bytes_max });
     }
     // Not for long: what this connection sends to others waits behind what it sends here.
-    let held = timeout(CROWD_WAIT, workers.puts().hold(1)).await;
-    let _held = held.map_err(|_| TransferError::Crowded)?;
-    let mut progress = Box::new(Progress { store, incoming, staged: None, first, parts });
+    let held = workers.puts().hold_soon(1, CROWD_WAIT).await;
+    let _held = held.map_err(|NoneFree| TransferError::Crowded("uploads"))?;
+    let files = workers.puts().clone();
+    let mut progress = Box::new(Progress { store, incoming, staged: None, first, parts, files });
     loop {
         let linger = workers.linger();
         match workers.run(move || progress.visit(&linger)).await? {
@@ -140,6 +143,7 @@ impl<S: Sink> Progress<S> {
             Some(Part::Data(buffer)) => staged.write(buffer.content())?,
             Some(Part::End(seal, _)) => {
                 let verified = staged.verify(seal)?;
+                let _held = self.files.visit(files_on(&self.incoming.target));
                 let stored = verified.commit(&self.incoming.target, &terms(&self.incoming))?;
                 forget_kept(&*self.store, self.incoming.keep.as_ref());
                 return Ok(Some(stored));

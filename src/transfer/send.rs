@@ -184,7 +184,7 @@ pub async fn list<S: Store>(
     outbox: &Outbox,
     workers: &Workers,
 ) -> Result<u64, TransferError> {
-    let _held = workers.reads().hold(LISTING_FILES).await;
+    let _held = workers.hold_reads(LISTING_FILES).await?;
     let mut listing = workers.run(move || store.list(path.as_ref())).await??;
     let mut total = 0;
     loop {

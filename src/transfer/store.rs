@@ -31,6 +31,10 @@ pub trait Sink: Send + Sync + 'static {
     ) -> Result<(Self::Staging, Vec<u8>), FsError> {
         Err(FsError::new(ErrorCode::NotFound, "resume: nothing is kept here", None))
     }
+    /// Whether anything is kept for this user, or may be soon.
+    fn keeps(&self, _user: &str) -> bool {
+        false
+    }
     /// Removes what is kept for this owner, in whose place something is stored.
     fn forget_kept(&self, _owner: &Owner) {}
     /// Describes a name; `None` is the top.
@@ -147,6 +151,10 @@ impl Sink for Tree {
         offset: u64,
     ) -> Result<(StagingFile, Vec<u8>), FsError> {
         Tree::resume(self, owner, id, offset)
+    }
+
+    fn keeps(&self, user: &str) -> bool {
+        Tree::keeps(self, user)
     }
 
     fn forget_kept(&self, owner: &Owner) {

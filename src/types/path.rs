@@ -216,6 +216,13 @@ impl RelPath {
         }
     }
 
+    /// Whether both are in the same directory.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        let directory = |path: &Self| path.0.iter().rposition(|byte| *byte == b'/');
+        let (own, others) = (directory(self), directory(other));
+        own == others && self.0[..own.unwrap_or(0)] == other.0[..others.unwrap_or(0)]
+    }
+
     /// The components in order; there is at least one.
     pub fn components(&self) -> impl Iterator<Item = FileName<'_>> {
         self.0.split(|byte| *byte == b'/').map(FileName)

@@ -188,4 +188,18 @@ fn what_was_just_stored_is_not_replaced_where_a_rule_says_so() -> TestResult {
     Ok(())
 }
 
+/// A stored file is no upload any more that somebody could go on with.
+#[test]
+fn what_is_stored_is_not_kept_besides() -> TestResult {
+    let place = Place::new()?;
+    let owner = Owner { user: "alice".to_owned(), target: rel("f")? };
+    let mut staging = place.tree.stage_for(&owner, Some(1 << 30))?;
+    staging.write_all(b"content")?;
+    let code = || place.tree.kept(&owner).err().map(|error| error.code());
+    assert_eq!(code(), Some(ErrorCode::Busy), "it is on its way");
+    staging.commit(&rel("f")?, &publish(b"content", false))?;
+    assert_eq!(code(), Some(ErrorCode::NotFound));
+    Ok(())
+}
+
 type TestOutcome<T> = Result<T, Box<dyn std::error::Error>>;
