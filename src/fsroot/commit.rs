@@ -354,7 +354,7 @@ impl Group {
 
     /// Gives the files their names; what fails is written into `outcomes`.
     fn place(self, outcomes: &mut [Result<Published, FsError>]) -> Option<Named> {
-        let all: Vec<_> = self.files.iter().map(|(place, _)| *place).collect();
+        let numbers: Vec<_> = self.files.iter().map(|(place, _)| *place).collect();
         let first = &self.files.first()?.1.0.order;
         let (tree, target) = (first.staging.tree.clone(), first.target.clone());
         let parents = first.publish.parents;
@@ -391,8 +391,8 @@ impl Group {
         let (mut placed, opened, made, files) = match in_turn {
             Ok(placed) => placed,
             Err(error) => {
-                for place in all {
-                    outcomes[place] = Err(error);
+                for number in numbers {
+                    outcomes[number] = Err(error);
                 }
                 return None;
             }

@@ -7,6 +7,7 @@
 //! A change that hangs with the disk holds up nobody but those below the homes whose turn it has. So homes
 //! that a reload brings in wait for nothing; their first count does, for the changes that touch them and
 //! began without their turn.
+//! Changes that come to that home meanwhile wait too, for a while: nothing is stored there unjudged.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
