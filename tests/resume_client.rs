@@ -261,6 +261,35 @@ fn a_lost_answer_is_recognised_as_done() -> TestResult {
     Ok(())
 }
 
+/// Many clients of one address crowd each other out before the server knows them: that is tried again, and a
+/// server that does nothing else is given up soon.
+#[test]
+fn who_is_cut_before_hello_comes_again_a_few_times() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("small"), "content")?;
+    for (name, words) in [("up", &["put", "small"][..]), ("down", &["get", ":small", "got"])] {
+        let proxy = Proxy::start(daemon.path(name), &daemon.path("sock"), &[0, 10, 0])?;
+        daemon.ftc().env("FTC_SERVER", proxy.server()).env("FTC_RETRY", "1min").ok(words)?;
+        assert_eq!(proxy.connections(), 4, "{name}");
+    }
+    let proxy = Proxy::start(daemon.path("never"), &daemon.path("sock"), &[0; 50])?;
+    let ran = daemon
+        .ftc()
+        .env("FTC_SERVER", proxy.server())
+        .env("FTC_RETRY", "1min")
+        .run(["stat", ":small"])?;
+    assert_eq!((ran.code, proxy.connections()), (Some(3), 7), "{}", ran.err);
+    assert!(ran.err.contains("the connection was cut"), "{}", ran.err);
+    let proxy = Proxy::start(daemon.path("once"), &daemon.path("sock"), &[0; 50])?;
+    let ran = daemon
+        .ftc()
+        .env("FTC_SERVER", proxy.server())
+        .env("FTC_RETRY", "0s")
+        .run(["stat", ":small"])?;
+    assert_eq!((ran.code, proxy.connections()), (Some(3), 1), "{}", ran.err);
+    Ok(())
+}
+
 /// A daemon that is killed in the middle comes back, and the same run of the client goes on.
 #[test]
 fn a_restarted_daemon_is_waited_for() -> TestResult {

@@ -98,12 +98,14 @@ pub struct Failure {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// Whether the connection ended, and nobody said why.
+    pub is_cut: bool,
 }
 
 impl Failure {
     /// A failure without advice.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, code: None, message: message.into(), hint: None }
+        Self { exit, code: None, message: message.into(), hint: None, is_cut: false }
     }
 
     /// A name that cannot be, before anybody is asked.
@@ -194,7 +196,8 @@ impl From<WireError> for Failure {
             WireError::Io { .. } | WireError::Cut | WireError::Timeout(_) => Exit::Connect,
             WireError::Tls(_) | WireError::Protocol(_) => Exit::Protocol,
         };
-        Self::new(exit, error.to_string())
+        let is_cut = matches!(error, WireError::Cut);
+        Self { is_cut, ..Self::new(exit, error.to_string()) }
     }
 }
 

@@ -20,6 +20,9 @@ use crate::types::Foreign;
 /// The first pause before a connection is tried again, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// How often a connection is tried that is cut before the server has said hello.
+const FIRST_TRIES: u32 = 6;
+
 /// How a file's transfer ended: a failure comes with what it was about.
 pub type Outcome = Result<(), (Item, Failure)>;
 
@@ -60,7 +63,7 @@ struct Shared {
 #[derive(Default)]
 struct Lane {
     line: tokio::sync::Mutex<Option<Line>>,
-    /// Whether it ever stood: a first connection that fails is not tried again.
+    /// Whether it ever stood: a first connection that fails is not tried again, unless it was cut.
     stood: Arc<AtomicBool>,
 }
 
@@ -215,7 +218,7 @@ impl Job {
         let Shared { keys, dialer, throttle, .. } = &*self.shared;
         let made = connect(server, &self.settings, keys, dialer, throttle, &seat.stood).await;
         let made = made.inspect_err(|failure| {
-            if !seat.stood.load(Ordering::Relaxed) {
+            if !seat.stood.load(Ordering::Relaxed) && !failure.is_cut {
                 self.gone().why.insert(key, failure.clone());
             }
         })?;
@@ -263,7 +266,9 @@ impl Job {
         let Err(failure) = outcome else { return false };
         let seat = self.lane(server, lane);
         let key = (server.name(), lane);
-        if !seat.stood.load(Ordering::Relaxed) {
+        // Cut before it was known who we are: others from our address may have crowded us out.
+        let is_crowded = failure.is_cut && patience.tries < FIRST_TRIES;
+        if !seat.stood.load(Ordering::Relaxed) && !is_crowded {
             // The server has refused us, or was lost, before it said hello: others need not try.
             self.gone().why.entry(key).or_insert_with(|| failure.clone());
             return false;
