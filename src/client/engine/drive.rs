@@ -212,8 +212,8 @@ impl Incoming {
             if matches!(reply, Reply::Answer(Answer::Compress(_))) {
                 self.reader.unpack()?; // From this answer on.
             }
-            let awaited = table.awaits_content();
-            (table.take(header.id, reply)?, !awaited && table.awaits_content())
+            let begins = matches!(reply, Reply::Answer(Answer::File(_))) && !table.awaits_content();
+            (table.take(header.id, reply)?, begins)
         };
         if begins {
             self.reader.resume(); // Nothing was due before.
