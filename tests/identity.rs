@@ -219,7 +219,7 @@ fn a_passphrase_is_asked_for_on_a_terminal() -> TestResult {
     let daemon = setup.start()?;
     let blind = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("locked"));
     let agent = Agent::start(daemon.path("agent"))?;
-    for (passphrase, code) in [("open sesame", 0), ("sesame open", 4)] {
+    let talk = |passphrase: &str, server: &str| -> Result<_, Box<dyn std::error::Error>> {
         let mut talk = Command::new("python3");
         talk.arg("-c")
             .arg(TERMINAL)
@@ -231,11 +231,21 @@ fn a_passphrase_is_asked_for_on_a_terminal() -> TestResult {
             .env("HOME", daemon.dir.path())
             .env("FTC_IDENTITY", daemon.path("locked"))
             .env("FTC_KNOWN_HOSTS", daemon.path("known_hosts"))
-            .env("FTC_SERVER", &daemon.address)
+            .env("FTC_SERVER", server)
             .env("FTC_ACCEPT_NEW", "1");
-        let output = talk
-            .output()
-            .map_err(|error| format!("run python3, which this test needs: {error}"))?;
+        Ok(talk.output().map_err(|error| format!("run python3, which this test needs: {error}"))?)
+    };
+    // A server that cuts, which is tried again: one question is enough.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let server = listener.local_addr()?.to_string();
+    let cuts = std::thread::spawn(move || listener.incoming().take(7).map(drop).count());
+    let output = talk("open sesame", &server)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert_eq!(text.matches("Passphrase of").count(), 1, "{text}");
+    assert_eq!(cuts.join().map_err(|_| "panicked")?, 7);
+    for (passphrase, code) in [("open sesame", 0), ("sesame open", 4)] {
+        let output = talk(passphrase, &daemon.address)?;
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(code), "{text}");
         assert!(text.contains("Passphrase of") && !text.contains(passphrase), "{text}");

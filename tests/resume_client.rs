@@ -267,7 +267,13 @@ fn a_lost_answer_is_recognised_as_done() -> TestResult {
 fn who_is_cut_before_hello_comes_again_a_few_times() -> TestResult {
     let daemon = Daemon::start()?;
     std::fs::write(daemon.path("small"), "content")?;
-    for (name, words) in [("up", &["put", "small"][..]), ("down", &["get", ":small", "got"])] {
+    std::fs::write(daemon.path("more"), "content")?;
+    for (name, words) in [
+        ("up", &["put", "small"][..]),
+        ("down", &["get", ":small", "got"]),
+        ("two", &["put", "small", "more", ":x/"]),
+        ("list", &["ls"]),
+    ] {
         let proxy = Proxy::start(daemon.path(name), &daemon.path("sock"), &[0, 10, 0])?;
         daemon.ftc().env("FTC_SERVER", proxy.server()).env("FTC_RETRY", "1min").ok(words)?;
         assert_eq!(proxy.connections(), 4, "{name}");

@@ -222,6 +222,8 @@ fn names_are_moved_made_and_removed() -> TestResult {
         (&["rm", ":a"], 1),
         (&["rm", ":none"], 6),
         (&["rm", "-r", ":"], 2),
+        (&["rm", "-r", ":/"], 2),
+        (&["rm", "-r", "://"], 2),
         (&["mv", ":none", ":x"], 6),
         (&["rm", ":none", ":a/renamed"], 10),
     ] {

@@ -76,13 +76,28 @@ impl Dialer {
     }
 }
 
-/// The keys that servers have taken, so that nobody is asked twice for a passphrase.
+/// The keys that servers have taken, by server, and those of files that were read: so that nobody is asked twice
+/// for a passphrase.
 #[derive(Default)]
-pub struct Keys(Mutex<HashMap<String, Signer>>);
+pub struct Keys {
+    taken: Mutex<HashMap<String, Signer>>,
+    at_hand: Mutex<HashMap<PathBuf, Signer>>,
+}
 
 impl Keys {
     fn taken(&self) -> MutexGuard<'_, HashMap<String, Signer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signer(&self, candidate: &Candidate, settings: &Settings) -> Result<Signer, Failure> {
+        let Source::File(path) = &candidate.source else { return candidate.signer(settings) };
+        let mut at_hand = self.at_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signer) = at_hand.get(path) {
+            return Ok(signer.clone());
+        }
+        let signer = candidate.signer(settings)?;
+        at_hand.insert(path.clone(), signer.clone());
+        Ok(signer)
     }
 }
 
@@ -112,7 +127,7 @@ async fn connect_tls(
     let candidates = candidates(settings);
     let is_only = candidates.len() == 1;
     for candidate in candidates.into_iter().take(tries) {
-        let signer = candidate.signer(settings)?;
+        let signer = keys.signer(&candidate, settings)?;
         if settings.global.verbose {
             tell(format_args!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from));
         }
@@ -125,7 +140,11 @@ async fn connect_tls(
                 keys.taken().insert(name.to_owned(), signer);
                 return Ok(line);
             }
-            Err(failure) => return Err(doing(failure)),
+            // Who has answered a question is not asked it again.
+            Err(failure) => {
+                let is_cut = failure.is_cut && !trust.was_asked;
+                return Err(doing(Failure { is_cut, ..failure }));
+            }
         }
     }
     Err(match unknown.into_iter().next() {
@@ -291,6 +310,7 @@ struct Trust {
     known: Vec<PublicKey>,
     unasked: bool,
     is_told: bool,
+    was_asked: bool,
 }
 
 impl Trust {
@@ -306,7 +326,7 @@ impl Trust {
         });
         let (host, file) = (host.to_owned(), settings.known_hosts.clone());
         let is_told = !settings.global.quiet && !settings.global.json;
-        Ok(Self { judge, host, file, known, unasked: settings.unasked, is_told })
+        Ok(Self { judge, host, file, known, unasked: settings.unasked, is_told, was_asked: false })
     }
 
     /// The server showed a key that is not good yet: asks, if there is somebody to ask.
@@ -349,6 +369,7 @@ impl Trust {
             "The server {host} is not known.\nIts key is {shown}.\nThe administrator sees it with: ftd fingerprint\n\
              Trust it from now on (yes/no)? "
         );
+        self.was_asked = true;
         let _ = std::io::stderr().flush();
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);

@@ -217,6 +217,12 @@ impl Job {
         }
         let Shared { keys, dialer, throttle, .. } = &*self.shared;
         let made = connect(server, &self.settings, keys, dialer, throttle, &seat.stood).await;
+        let made = made.map_err(|failure| match failure.hint {
+            None if failure.is_cut => failure.hint(
+                "perhaps too many come from your address at once, or with wrong keys: try again in some minutes",
+            ),
+            _ => failure,
+        });
         let made = made.inspect_err(|failure| {
             if !seat.stood.load(Ordering::Relaxed) && !failure.is_cut {
                 self.gone().why.insert(key, failure.clone());
@@ -289,6 +295,20 @@ impl Job {
         });
         tokio::time::sleep(pause).await;
         true
+    }
+
+    /// A connection, as [`Job::line`] gives it, tried again as [`Job::again`] tells.
+    ///
+    /// # Errors
+    /// As for the last try.
+    pub async fn steady_line(&self, server: &Server, number: usize) -> Result<Line, Failure> {
+        let mut patience = self.patience();
+        loop {
+            let outcome = self.line(server, number).await;
+            if !self.again(server, number, &mut patience, &outcome).await {
+                return outcome;
+            }
+        }
     }
 
     /// Asks for what has one answer, again if the connection is lost.

@@ -141,7 +141,7 @@ impl Lister {
         pending: &mut Vec<Option<RelPath>>,
         held: &mut Held,
     ) -> Result<(), Failure> {
-        let mut listing = self.job.line(&self.server, 0).await?.list(path).await?;
+        let mut listing = self.job.steady_line(&self.server, 0).await?.list(path).await?;
         let mut waiting = Vec::new();
         let mut below = Vec::new();
         let mut heading = Some(heading);

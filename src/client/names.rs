@@ -140,8 +140,9 @@ impl Removal {
         kind: Option<EntryType>,
     ) {
         let Some(path) = path else {
-            // All that is in the home, but only if it was spelled out: `:.` or `:/`.
-            if self.recursive && !remote.path.is_empty() {
+            // All that is in the home, but only if it was spelled out, `:.`: whoever writes `:$DIR/` may have
+            // forgotten to set DIR.
+            if self.recursive && remote.path.contains(&b'.') {
                 self.tree(server, None).await;
             } else {
                 self.job.note(

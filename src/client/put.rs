@@ -223,7 +223,7 @@ impl Put {
             Some(path) => path.raw_bytes().to_vec(),
         };
         // Before anything is read: a server that is out of reach is told at once.
-        self.job.line(&self.server, 0).await?;
+        self.job.steady_line(&self.server, 0).await?;
         self.job.report.many();
         let mut roots = Vec::new();
         for local in locals {

@@ -138,7 +138,11 @@ fn account(name: &str) -> Result<u32, String> {
             "no local account is called {name:?}; its number would do as well (and must, in a reload of a \
              configuration outside /etc)"
         )),
-        Err(error) => Err(format!("look up the account {name:?}: {}", error.desc())),
+        Err(error) => Err(format!(
+            "look up the account {name:?}: {}; its number would do as well (and must, in a reload of a \
+             configuration outside /etc)",
+            error.desc()
+        )),
     }
 }
 

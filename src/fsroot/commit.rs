@@ -13,7 +13,7 @@ use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::unistd::ftruncate;
 
 use super::flush::Flush;
-use super::ledger::{Change, Delta, Hold, Ledger};
+use super::ledger::{COUNT_PATIENCE, Change, Delta, Hold, Ledger};
 use super::look::Look;
 use super::made::{Flushes, Identity, Made, identity};
 use super::resolve::{component, open_directory};
@@ -142,7 +142,15 @@ impl Staging {
     pub fn commit_all(orders: Vec<Order<Self>>) -> Vec<Result<Published, FsError>> {
         let mut outcomes = vec![Err(UNFINISHED); orders.len()];
         let mut finished = Vec::with_capacity(orders.len());
+        let mut patience = COUNT_PATIENCE;
         for (place, order) in orders.into_iter().enumerate() {
+            // Before anything is struck out: what is refused here can be gone on with.
+            let ledger = &order.staging.tree.ledger;
+            if let Err(error) = ledger.await_count(&order.target, patience) {
+                order.staging.leave();
+                (outcomes[place], patience) = (Err(error), Duration::ZERO);
+                continue;
+            }
             match alone(|| Finished::new(order)) {
                 Ok(file) => finished.push((place, file)),
                 Err(error) => outcomes[place] = Err(error),
@@ -384,7 +392,9 @@ impl Group {
             }
             if files.is_empty() {
                 made.undo(&tree);
-                tree.ledger.enter(&made.change());
+                if !change.is_empty() {
+                    tree.ledger.enter(&made.change()); // Not entered yet.
+                }
             }
             Ok((placed, opened, made, files))
         });

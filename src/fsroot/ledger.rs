@@ -18,7 +18,8 @@ use crate::types::{ErrorCode, Quota, RelPath, Reserve};
 
 /// How long a change waits for the first count of a home that came in after it was let in. That count may wait
 /// for a disk that hangs.
-const COUNT_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
+pub(super) const COUNT_PATIENCE: Duration =
+    Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 
 /// A home is known by its path, and the root by nothing.
 type Key = Vec<u8>;
@@ -198,13 +199,25 @@ impl Ledger {
         table
     }
 
+    /// Waits until all homes above a path are counted, as every change there does, so that it need not.
+    ///
+    /// # Errors
+    /// `Busy`, when that takes longer than `patience`.
+    pub(super) fn await_count(&self, path: &RelPath, patience: Duration) -> Result<(), FsError> {
+        self.counted(&[path], patience).map(drop)
+    }
+
     /// The table, once all homes above the paths are counted: what changes there has to be judged.
-    fn counted(&self, paths: &[&RelPath]) -> Result<MutexGuard<'_, Table>, FsError> {
+    fn counted(
+        &self,
+        paths: &[&RelPath],
+        patience: Duration,
+    ) -> Result<MutexGuard<'_, Table>, FsError> {
         let mut table = self.table();
         let mut deadline = None;
         while !paths.iter().all(|path| table.is_counted(path)) {
             let now = Instant::now();
-            let deadline = *deadline.get_or_insert(now + COUNT_PATIENCE);
+            let deadline = *deadline.get_or_insert(now + patience);
             if now >= deadline {
                 let doing =
                     "wait until the home is counted, because it has a quota now; try again later";
@@ -291,7 +304,7 @@ impl Ledger {
     ) -> Result<T, FsError> {
         let mut turns = Vec::new();
         let _ends = {
-            let mut table = self.counted(paths)?;
+            let mut table = self.counted(paths, COUNT_PATIENCE)?;
             if !table.homes.is_empty() {
                 let mut keys: Vec<&[u8]> = paths.iter().flat_map(|path| keys_above(path)).collect();
                 if whole {

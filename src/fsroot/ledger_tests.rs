@@ -235,6 +235,25 @@ fn a_commit_waits_for_the_count_of_a_home_that_came_meanwhile() -> TestResult {
     Ok(())
 }
 
+/// What is refused because its home is not counted yet is kept, as it was when it was last safe.
+#[test]
+fn an_upload_that_a_reload_refuses_can_be_gone_on_with() -> TestResult {
+    let place = Place::new()?;
+    std::fs::create_dir(place.path("a"))?;
+    let owner = Owner { user: "alice".to_owned(), target: rel("a/f")? };
+    let content = vec![7; 70 << 20];
+    let mut staging = place.tree.stage_for(&owner, Some(1 << 30))?;
+    staging.write_all(&content)?;
+    staging.settle(|| vec![1, 2, 3])?;
+    let quota = Quota { bytes: Some(1 << 30), names: None };
+    place.tree.configure(&[(home("a")?, quota)], Reserve::default());
+    let refused = staging.commit(&rel("a/f")?, &publish(&content, false));
+    assert_eq!(refused.map_err(|error| error.code()).err(), Some(ErrorCode::Busy));
+    let kept = place.tree.kept(&owner)?;
+    assert_eq!((kept.offset, kept.state), (content.len() as u64, vec![1, 2, 3]));
+    Ok(())
+}
+
 /// a tree that is deeper than any path can say is counted, without recursion.
 #[test]
 fn a_tree_of_a_thousand_levels_is_counted() -> TestResult {

@@ -82,7 +82,8 @@ impl<J: Send + 'static> Batches<J> {
             && let Some(job) = queue.waiting.pop_front()
         {
             let more = files.try_hold(cost(&job, batch.last()));
-            if more.is_none() && !batch.is_empty() {
+            let is_crowded = more.is_none();
+            if is_crowded && !batch.is_empty() {
                 queue.waiting.push_front(job);
                 break;
             }
@@ -91,6 +92,9 @@ impl<J: Send + 'static> Batches<J> {
                 (held, more) => held.or(more),
             };
             batch.push(job);
+            if is_crowded {
+                break; // It goes alone.
+            }
         }
         (batch, held)
     }

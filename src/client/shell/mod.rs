@@ -146,7 +146,7 @@ impl Shell {
         }
         // The first connection now, so that a wrong name or key is told before the first line.
         let server = self.job.default_server()?;
-        self.job.line(&server, 0).await?;
+        self.job.steady_line(&server, 0).await?;
         loop {
             let (rest, line) = tokio::task::spawn_blocking(move || {
                 let line = editor.readline(PROMPT);
