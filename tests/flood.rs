@@ -120,18 +120,24 @@ fn a_flood_from_one_address_locks_nobody_out() -> TestResult {
     Ok(())
 }
 
+/// A put of 512 MiB, which gives its rate in MiB a second.
+fn big_put(daemon: &Daemon) -> Fallible<impl Fn() -> Fallible<f64> + '_> {
+    const MIB: u16 = 512;
+    std::fs::write(daemon.path("big"), noise(usize::from(MIB) << 20, 6))?;
+    Ok(|| {
+        let began = Instant::now();
+        daemon.ftc_tls().ok(["put", "big", ":"])?;
+        Ok(f64::from(MIB) / began.elapsed().as_secs_f64())
+    })
+}
+
 /// B4 to the letter: 2,000 sockets, 200 logins of which 99 in 100 take a second at most, and a transfer beside
 /// them.
 #[ignore = "needs a quiet machine; run with: make flood-test FLOODS=--include-ignored"]
 #[test]
 fn two_thousand_sockets_of_one_address_cost_others_little() -> TestResult {
     let daemon = quiet()?.start()?;
-    std::fs::write(daemon.path("big"), noise(512 << 20, 6))?;
-    let put = || -> Fallible<f64> {
-        let began = Instant::now();
-        daemon.ftc_tls().ok(["put", "big", ":"])?;
-        Ok(512.0 / began.elapsed().as_secs_f64())
-    };
+    let put = big_put(&daemon)?;
     put()?;
     let alone = put()?;
     let _flood = Flood::start(&daemon, 2_000, |_| [127, 0, 0, 2])?;
@@ -218,12 +224,7 @@ fn five_thousand_tries_a_second_cost_a_transfer_little() -> TestResult {
     let daemon = Daemon::start()?;
     make_key(&daemon.path("stranger"), "ed25519", "")?;
     let stranger = config(&daemon.path("stranger"))?;
-    std::fs::write(daemon.path("big"), noise(512 << 20, 6))?;
-    let put = || -> Fallible<f64> {
-        let began = Instant::now();
-        daemon.ftc_tls().ok(["put", "big", ":"])?;
-        Ok(512.0 / began.elapsed().as_secs_f64())
-    };
+    let put = big_put(&daemon)?;
     put()?;
     let alone = put()?;
     let (tries, began) = (AtomicUsize::new(0), Instant::now());

@@ -7,6 +7,7 @@ mod support;
 #[path = "resume/uploads.rs"]
 mod uploads;
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -212,14 +213,20 @@ fn who_may_not_put_may_not_resume() -> TestResult {
     Ok(())
 }
 
+/// The staging directory before the daemon's first start.
+fn stage_by_hand(setup: &Setup) -> Result<PathBuf, std::io::Error> {
+    let stage = setup.path("root/.ftd-stage");
+    std::fs::create_dir(&stage)?;
+    std::fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(stage)
+}
+
 /// of thousands of old staging files those that can be continued are kept, 64 of a user,
 /// and all the rest goes while the daemon serves already.
 #[test]
 fn a_start_keeps_what_can_be_continued_and_sweeps_the_rest() -> TestResult {
     let setup = Setup::new()?;
-    let stage = setup.path("root/.ftd-stage");
-    std::fs::create_dir(&stage)?;
-    std::fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let stage = stage_by_hand(&setup)?;
     let hash = "00".repeat(105);
     let mark = |offset: u64, target: &str| format!("1 {offset} {hash} alice alice/{target}");
     for number in 0..10_000 {
@@ -357,9 +364,7 @@ fn an_upload_to_the_deepest_path_goes_on() -> TestResult {
 #[test]
 fn what_was_left_in_the_future_displaces_nothing() -> TestResult {
     let setup = Setup::new()?;
-    let stage = setup.path("root/.ftd-stage");
-    std::fs::create_dir(&stage)?;
-    std::fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let stage = stage_by_hand(&setup)?;
     for number in 0..64 {
         let mark = format!("1 100 {} alice alice/f{number}", "00".repeat(105));
         plant(&setup, number, 100, Some(&mark))?;
