@@ -6,6 +6,8 @@ use super::exit::{Exit, Failure};
 const BYTES_MAX: usize = 256 * 1024 * 1024;
 /// What a name costs beside its own bytes: what is known of it, and what the allocator adds.
 const FIXED: usize = 80;
+/// What to do about a directory that is too much.
+pub const IN_PARTS: &str = "take it in parts: name a directory below, or a pattern like 'a*'";
 
 /// Counts names that are kept, so that it is not the server who decides how much memory we use.
 #[derive(Default)]
@@ -26,8 +28,7 @@ impl Held {
         }
         self.is_full = true;
         let text = format!("the server lists more than {} MiB of names", BYTES_MAX >> 20);
-        Err(Failure::new(Exit::Other, text)
-            .hint("take it in parts: name a directory below, or a pattern like 'a*'"))
+        Err(Failure::new(Exit::Other, text).hint(IN_PARTS))
     }
 
     /// A name is kept no longer.

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::Stop;
 use crate::client::exit::{Exit, Failure};
+use crate::client::held::IN_PARTS;
 use crate::proto::{Entry, EntryType, WirePath};
 
 /// Bytes that one listing may have waiting: some millions of entries.
@@ -48,11 +49,9 @@ impl Backlog {
         kept.bytes += batch.len();
         if kept.bytes > BYTES_MAX {
             kept.batches.clear();
-            return Err(Failure::new(
-                Exit::Other,
-                "the directory has more entries than we can hold",
-            )
-            .hint("let what is printed go to a file, or list a part with a pattern like 'a*'"));
+            let waiting = BYTES_MAX >> 20;
+            let text = format!("more than {waiting} MiB of names came faster than they were used");
+            return Err(Failure::new(Exit::Other, text).hint(IN_PARTS));
         }
         kept.batches.push_back(batch);
         drop(kept);
