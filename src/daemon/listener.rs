@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -234,29 +235,30 @@ enum Accepted {
 /// Gives a new connection its task. A panic in it ends the connection, and is told as that.
 fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visitor: Visitor) {
     let (gate, server) = (gate.clone(), server.clone());
-    let (outside, address) = (gate.clone(), visitor.address.clone());
-    let connection = async move {
-        let outcome = tokio::select! {
-            biased;
-            outcome = authenticate(&gate, &server, accepted) => outcome,
-            () = visitor.evicted() => {
-                let what = "its place is needed for somebody else (limits.strangers)";
-                return gate.complain(&visitor.address, &what);
-            }
-        };
-        match outcome {
-            Ok((connection, peer)) => session::serve(connection, peer, visitor, server).await,
-            Err(error) => {
-                if let Some(offence) = offence(&error) {
-                    visitor.penalise(offence, &server.live.borrow().settings.limits);
-                }
-                gate.complain(&visitor.address, &error);
-            }
-        }
-    };
     tokio::spawn(async move {
-        if alone(connection).await.is_none()
-            && let Some(suppressed) = outside.noise.admit()
+        let address = visitor.address.clone();
+        let outcome = alone(pin!(async {
+            let outcome = tokio::select! {
+                biased;
+                outcome = authenticate(&gate, &server, accepted) => outcome,
+                () = visitor.evicted() => {
+                    let what = "its place is needed for somebody else (limits.strangers)";
+                    return gate.complain(&visitor.address, &what);
+                }
+            };
+            match outcome {
+                Ok((connection, peer)) => session::serve(connection, peer, visitor, server).await,
+                Err(error) => {
+                    if let Some(offence) = offence(&error) {
+                        visitor.penalise(offence, &server.live.borrow().settings.limits);
+                    }
+                    gate.complain(&visitor.address, &error);
+                }
+            }
+        }))
+        .await;
+        if outcome.is_none()
+            && let Some(suppressed) = gate.noise.admit()
         {
             let (peer, result) = (address, ErrorCode::Internal.name());
             tracing::error!(name: kind::CLOSED, peer, result, suppressed, "lost: an internal error");

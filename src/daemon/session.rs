@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -128,7 +129,7 @@ pub(super) async fn serve<S: Store>(
     }
     let Visitor { address, ip: source, .. } = visitor;
     tracing::debug!(peer = %address, user = user.principal.name, "connected");
-    let _ = alone(verbs::make_home(&server.store, &user)).await; // Whatever comes of it.
+    let _ = alone(pin!(verbs::make_home(&server.store, &user))).await; // Whatever comes of it.
     let (answers, mut queued_answers) = mpsc::channel(ANSWERS_MAX);
     let (parts, wholes, mut content) = content::channels();
     let state = Mutex::new(ServerState::new(live.settings.limits.requests_per_connection));
@@ -155,9 +156,8 @@ pub(super) async fn serve<S: Store>(
     drop(live);
     let mut tasks = Tasks::new();
     let end = {
-        let reading = alone(session.read(&mut reader, &mut tasks));
-        let mut writing =
-            std::pin::pin!(session.write(&mut writer, &mut queued_answers, &mut content));
+        let reading = async { alone(pin!(session.read(&mut reader, &mut tasks))).await };
+        let mut writing = pin!(session.write(&mut writer, &mut queued_answers, &mut content));
         let end = tokio::select! {
             biased; // Each of them ends the session; a simulation has one order of things.
             end = reading => end.unwrap_or_else(End::internal),

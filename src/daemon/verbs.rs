@@ -1,5 +1,6 @@
 //! The verbs: each asks the gate, runs as a task of its own, and leaves one line in the log.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,13 +92,14 @@ pub(super) fn start_put<S: Store>(
         let _busy = session.server.busy.clone();
         let job = Job::new(&session, &user, id, "put");
         let target = incoming.target.clone();
-        let outcome = guard::alone(async {
+        let outcome = guard::alone(pin!(async {
             job.counted(&[&target]).await?;
             let committed = session.inbox.receive(incoming, queue, &user.workers).await?;
             let seal = committed.seal();
             Ok((Final::Stored(committed), Some(seal)))
-        });
-        let outcome = outcome.await.unwrap_or(Err(TransferError::Panicked));
+        }))
+        .await;
+        let outcome = outcome.unwrap_or(Err(TransferError::Panicked));
         job.end(&target, None, &grant, outcome).await;
     });
 }
@@ -139,7 +141,7 @@ pub(super) fn start<S: Store>(
         let verb = request.verb();
         let started = Instant::now();
         let job = || Job { started, ..Job::new(&session, &user, id, verb) };
-        let work = async {
+        let outcome = guard::alone(pin!(async {
             match &request {
                 Request::Get { path, offset, version } => {
                     get::get(job(), &own_word, path, *offset, version.as_deref()).await
@@ -162,8 +164,9 @@ pub(super) fn start<S: Store>(
                 // The session deals with these.
                 Request::Put(_) | Request::Compress { .. } | Request::Unknown => Ok(()),
             }
-        };
-        let last = match guard::alone(work).await {
+        }))
+        .await;
+        let last = match outcome {
             Some(Ok(())) => return,
             Some(Err((code, message))) => Final::Error(ErrorMessage::new(code, message)),
             None => {
