@@ -94,7 +94,8 @@ bench: build ## Compare with scp, rsync, nginx and vsftpd here, in docs/performa
 microbench: tools ## Time framing, hashing and storing, each by itself
 	$(CARGO) bench --locked --bench micro
 
-guard: build ## Compare instruction counts of three transfers with benches/guard.json (needs valgrind)
+guard: build ## Compare what transfers and connections cost with benches/guard.json (needs valgrind)
+	$(CARGO) build --release --locked --example limits
 	benches/guard.py --release $(RELEASE)
 
 FUZZ_SECONDS ?= 60

@@ -1,6 +1,7 @@
 """How a run is measured: wall seconds, processor seconds of both sides, the server's peak memory."""
 import contextlib
 import filecmp
+import mmap
 import os
 import pathlib
 import subprocess
@@ -31,6 +32,20 @@ def processor_seconds(pid):
             words = pathlib.Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
             total += sum(map(int, words[11:15]))
     return total / TICKS
+
+
+def touch_memory(amount):
+    """Uses so many bytes of memory and gives them back. Below a hypervisor that takes back what was free for a few seconds,
+    whoever writes next would pay for the same memory again, and that is not always the same peer."""
+    with mmap.mmap(-1, amount, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        for page in range(0, amount, PAGE):
+            memory[page] = 1
+
+
+def size_of(path):
+    """Bytes of a file, or of all files of a tree."""
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def resident(pid):

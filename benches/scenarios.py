@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from measure import KIB, MIB, equal, fill, plant, resident, timed
+from measure import KIB, MIB, equal, fill, plant, resident, size_of, timed, touch_memory
 from peers import DISTANT, LONG, NEAR, PEERS, FtdNone, NginxTls, Rsyncd
 
 RTT_MS, LONG_RTT_MS, LONG_RATE = 40, 100, 125_000_000
@@ -106,6 +106,7 @@ class Bench:
     def time(self, scenario, peer, commands, source, result):
         """One measurement. New names each time: a file system that has just removed many files is slow for minutes."""
         subprocess.run(["sync"], check=True)  # nobody is to pay for the write-back of somebody else's
+        touch_memory(size_of(source) * len(commands) * 3 // 2 + 64 * MIB)
         figures = timed(peer, commands)
         if self.turn == 0:
             at = result / source.name if source.is_dir() and (result / source.name).is_dir() else result  # as scp -r does
