@@ -13,7 +13,6 @@ Standard library only; needs valgrind and strace.
 """
 import argparse
 import collections
-import contextlib
 import json
 import os
 import pathlib
@@ -25,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from measure import MIB, family, fill, plant, resident
+from measure import MIB, family, fill, memory_of_idle, plant
 from peers import new_key
 
 BASELINE = pathlib.Path(__file__).with_name("guard.json")
@@ -41,7 +40,7 @@ class Server:
     """An ftd without flushes, below strace where its calls are to be counted."""
 
     def __init__(self, lab, release, calls=None):
-        (lab / "root").mkdir()
+        (lab / "root").mkdir(parents=True)
         key = new_key(lab / "key")
         self.lab, self.release, self.socket = lab, release, lab / "sock"
         # TCP, so that there is TLS; the port is the one that the kernel gives to the log's first line about it.
@@ -81,18 +80,10 @@ allow = ["get", "list", "create", "replace", "mkdir"]
         subprocess.run([*below, str(self.release / "ftc"), "--accept-new", "-q", *words], env=environment,
                        stdout=subprocess.DEVNULL, check=True)
 
-    def memory_of_idle(self):
-        """Resident bytes of one of many connections on which nothing is asked."""
-        before = resident(self.process.pid)
-        words = [str(self.release / "examples" / "limits"), "idle", self.address, str(self.lab / "key"), str(CONNECTIONS)]
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-            if not holder.stdout.readline():
-                raise SystemExit("guard: the idle connections did not come about")
-            bytes_each = (resident(self.process.pid) - before) // CONNECTIONS
-            holder.stdin.close()
-        return bytes_each
+    def __enter__(self):
+        return self
 
-    def stop(self):
+    def __exit__(self, *_):
         os.kill(family(self.process.pid)[-1], signal.SIGTERM)  # strace itself would not pass it on
         self.process.wait(60)
 
@@ -138,24 +129,16 @@ def measure(release, lab):
     big, tree, found = lab / "big", lab / "tree", {}
     fill(big, BIG)
     plant(tree, FILES)
-    (lab / "idle").mkdir()
-    server = Server(lab / "idle", release)
-    with contextlib.ExitStack() as held:
-        held.callback(server.stop)
-        found["ftd idle connection: bytes"] = server.memory_of_idle()
-    (lab / "timed").mkdir()
-    server = Server(lab / "timed", release)
-    with contextlib.ExitStack() as held:
-        held.callback(server.stop)
+    with Server(lab / "idle", release) as server:
+        memory = memory_of_idle(release / "examples" / "limits", server.process.pid, server.address, lab / "idle" / "key", CONNECTIONS)
+        found["ftd idle connection: bytes"] = round(memory)
+    with Server(lab / "timed", release) as server:
         server.client("put", str(lab / "big"), ":first")  # which meets a server that is not known yet
         for name, words in (("put 16 MiB", ("put", str(big), ":big")), ("put 500 files", ("put", "-r", f"{tree}/", ":tree/")),
                             ("get 16 MiB", ("get", ":first", "-"))):
             for what, count in below_valgrind(server, lab / "out", *words).items():
                 found[f"ftc {name}: {what}"] = count
-    (lab / "traced").mkdir()
-    server = Server(lab / "traced", release, lab / "calls")
-    with contextlib.ExitStack() as held:
-        held.callback(server.stop)
+    with Server(lab / "traced", release, lab / "calls") as server:
         server.client("put", "-r", f"{tree}/", ":tree/")
     for name, count in calls_of(lab / "calls").items():
         found[f"ftd put 500 files: {name}"] = count

@@ -1,6 +1,7 @@
 """How a run is measured: wall seconds, processor seconds of both sides, the server's peak memory."""
 import contextlib
 import filecmp
+import functools
 import mmap
 import os
 import pathlib
@@ -43,8 +44,9 @@ def touch_memory(amount):
             memory[page] = 1
 
 
+@functools.cache
 def size_of(path):
-    """Bytes of a file, or of all files of a tree."""
+    """Bytes of a file, or of all files of a tree, neither of which changes."""
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file()) if path.is_dir() else path.stat().st_size
 
 
@@ -55,6 +57,18 @@ def resident(pid):
         with contextlib.suppress(OSError):
             total += int(pathlib.Path(f"/proc/{member}/statm").read_text().split()[1]) * PAGE
     return total
+
+
+def memory_of_idle(limits, pid, address, key, count):
+    """Resident bytes of one of so many connections to the server `pid` on which nothing is asked; `limits` holds them."""
+    before = resident(pid)
+    words = [str(limits), "idle", address, str(key), str(count)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        if not holder.stdout.readline():
+            raise SystemExit("the idle connections did not come about")
+        memory = (resident(pid) - before) / count
+        holder.stdin.close()
+    return memory
 
 
 class PeakMemory:

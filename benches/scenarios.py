@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from measure import KIB, MIB, equal, fill, plant, resident, size_of, timed, touch_memory
+from measure import KIB, MIB, equal, fill, memory_of_idle, plant, resident, size_of, timed, touch_memory
 from peers import DISTANT, LONG, NEAR, PEERS, FtdNone, NginxTls, Rsyncd
 
 RTT_MS, LONG_RTT_MS, LONG_RATE = 40, 100, 125_000_000
@@ -213,15 +213,7 @@ class Bench:
             held.callback(one.stop)
             held.callback(many.stop)
             self.note("one transfer", one.name, timed(one, [one.put(self.big, "big")]))
-            before = resident(many.process.pid)
-            words = [self.options.limits, "idle", f"{NEAR}:{many.port}", str(many.dir / "key"), str(IDLE_CONNECTIONS)]
-            holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            held.callback(holder.wait)
-            held.callback(holder.stdout.close)
-            held.callback(holder.stdin.close)
-            if not holder.stdout.readline():
-                raise SystemExit("bench: the idle connections did not come about")
-            memory = (resident(many.process.pid) - before) / IDLE_CONNECTIONS
+            memory = memory_of_idle(self.options.limits, many.process.pid, f"{NEAR}:{many.port}", many.dir / "key", IDLE_CONNECTIONS)
         self.note("idle connection", many.name, {"memory": memory})
 
 
