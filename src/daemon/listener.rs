@@ -237,7 +237,7 @@ fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visi
     let (gate, server) = (gate.clone(), server.clone());
     tokio::spawn(async move {
         let address = visitor.address.clone();
-        let outcome = alone(pin!(async {
+        let done = alone(pin!(async {
             let outcome = tokio::select! {
                 biased;
                 outcome = authenticate(&gate, &server, accepted) => outcome,
@@ -257,7 +257,7 @@ fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visi
             }
         }))
         .await;
-        if outcome.is_none()
+        if done.is_none()
             && let Some(suppressed) = gate.noise.admit()
         {
             let (peer, result) = (address, ErrorCode::Internal.name());

@@ -51,7 +51,8 @@ impl Backlog {
             kept.batches.clear();
             let waiting = BYTES_MAX >> 20;
             let text = format!("more than {waiting} MiB of names came faster than they were used");
-            return Err(Failure::new(Exit::Other, text).hint(IN_PARTS));
+            let hint = format!("{IN_PARTS}; what is printed may go to a file");
+            return Err(Failure::new(Exit::Other, text).hint(hint));
         }
         kept.batches.push_back(batch);
         drop(kept);
