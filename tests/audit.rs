@@ -4,8 +4,10 @@
 
 mod support;
 
+use std::net::Shutdown;
+
 use serde_json::json;
-use support::raw::{ABORT, CANCEL, Raw, TRAILER, put};
+use support::raw::{ABORT, CANCEL, REQUEST, Raw, TRAILER, frame, put};
 use support::{Daemon, Setup, TestResult, sha256};
 
 /// The lines of the log that have all of these.
@@ -78,7 +80,7 @@ fn whatever_changes_something_or_is_refused_leaves_one_line() -> TestResult {
     Ok(())
 }
 
-/// What was only on its way out when its connection was lost, or when it was given up, is not "ok".
+/// What was only on its way out when its connection was lost is not "ok", and what its client has read is.
 #[test]
 fn a_get_is_done_when_it_was_sent() -> TestResult {
     const GETS: u32 = 10;
@@ -87,11 +89,10 @@ fn a_get_is_done_when_it_was_sent() -> TestResult {
     let small = vec![7; 64 * 1024];
     std::fs::create_dir_all(daemon.stored(""))?;
     std::fs::write(daemon.stored("small"), &small)?;
-    std::fs::write(daemon.stored("large"), vec![7; 4 << 20])?;
     for id in 1..=GETS {
         raw.request(id, &json!({"verb": "get", "path": "small"}))?;
     }
-    // Its answer passes content by: all of the others are on their way by then.
+    // Its answer passes content by, and all of the others were taken before it.
     raw.request(GETS + 1, &json!({"verb": "stat"}))?;
     let mut read = 0;
     loop {
@@ -107,7 +108,14 @@ fn a_get_is_done_when_it_was_sent() -> TestResult {
     assert!((read..=read + 3).contains(&sent), "{read} read, {sent} said to be sent\n{log}");
     let given_up = lines(&log, &["path=\"alice/small\"", "result=\"aborted\""]).len();
     assert_eq!(sent + given_up, GETS as usize, "{log}");
+    Ok(())
+}
 
+#[test]
+fn a_get_that_is_cancelled_is_given_up() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::create_dir_all(daemon.stored(""))?;
+    std::fs::write(daemon.stored("large"), vec![7; 4 << 20])?;
     let mut raw = Raw::greeted(&daemon)?;
     raw.request(1, &json!({"verb": "get", "path": "large"}))?;
     raw.expect()?;
@@ -115,6 +123,33 @@ fn a_get_is_done_when_it_was_sent() -> TestResult {
     while raw.expect()?.kind != ABORT {}
     let log = daemon.wait_for_log("alice/large")?;
     assert_eq!(lines(&log, &["path=\"alice/large\"", "result=\"aborted\""]).len(), 1, "{log}");
+    Ok(())
+}
+
+/// R-14: every get that was taken leaves a line or is counted, also those that had not begun when their client left.
+#[test]
+fn a_get_that_never_began_is_given_up() -> TestResult {
+    const ROUNDS: usize = 50;
+    const GETS: u32 = 10;
+    let daemon = Daemon::start()?;
+    std::fs::create_dir_all(daemon.stored(""))?;
+    std::fs::write(daemon.stored("small"), b"small")?;
+    let gets: Vec<u8> =
+        (1..=GETS).flat_map(|id| frame(REQUEST, id, br#"{"verb":"get","path":"small"}"#)).collect();
+    for _ in 0..ROUNDS {
+        let mut raw = Raw::greeted(&daemon)?;
+        raw.bytes(&gets)?;
+        raw.0.shutdown(Shutdown::Write)?;
+        std::io::copy(&mut raw.0, &mut std::io::sink())?; // Nothing but our leaving ends them.
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGTERM)?;
+    let log = daemon.wait_for_log("[end of log]")?;
+    let counted = |line: &str| -> Option<usize> {
+        line.rsplit_once("suppressed=")?.1.split(' ').next()?.parse().ok()
+    };
+    let told = lines(&log, &["verb=\"get\"", "path=\"alice/small\""]).len();
+    let counted: usize = log.lines().filter_map(counted).sum();
+    assert_eq!(told + counted, ROUNDS * GETS as usize, "{told} told\n{log}");
     Ok(())
 }
 

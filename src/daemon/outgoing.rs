@@ -81,14 +81,12 @@ pub(super) fn answer<S: Store>(
     writer.control(Kind::Answer, id, &answer)
 }
 
-/// Queues one part of what is streamed. What comes after the final frame is dropped. `receipts` gets whoever
-/// waits to hear that this was sent.
+/// Queues one part of what is streamed. What comes after the final frame is dropped.
 pub(super) async fn part<S: Store>(
     session: &Session<S>,
     writer: &mut FrameWriter,
     id: u32,
     part: Part,
-    receipts: &mut Vec<Receipt>,
 ) -> Result<(), WireError> {
     if !session.state().is_running(id) {
         return Ok(());
@@ -96,13 +94,12 @@ pub(super) async fn part<S: Store>(
     match part {
         Part::Begin(stat, version) => begin(writer, id, &stat, version),
         Part::Whole(whole, receipt) => {
-            receipts.push(receipt);
             let Whole { stat, version, content, seal } = *whole;
             begin(writer, id, &stat, version)?;
             if let Some(content) = content {
                 writer.content(id, content.content()).await?;
             }
-            end(session, writer, id, seal)
+            end(session, writer, id, seal, Some(receipt))
         }
         Part::Data(buffer) => writer.content(id, buffer.content()).await,
         Part::Entries(entries) => self::entries(writer, id, entries),
@@ -110,10 +107,7 @@ pub(super) async fn part<S: Store>(
             session.finished(id);
             writer.control(Kind::Answer, id, &Answer::Listed(Listed { entries }))
         }
-        Part::End(seal, receipt) => {
-            receipts.extend(receipt);
-            end(session, writer, id, seal)
-        }
+        Part::End(seal, receipt) => end(session, writer, id, seal, receipt),
         Part::Failed(error) => answer(session, writer, id, failed(&error)),
     }
 }
@@ -128,10 +122,15 @@ fn end<S: Store>(
     writer: &mut FrameWriter,
     id: u32,
     seal: Seal,
+    receipt: Option<Receipt>,
 ) -> Result<(), WireError> {
     session.finished(id);
     writer.empty(Kind::Eof, id)?;
-    writer.control(Kind::Trailer, id, &Trailer { bytes: seal.bytes, sha256: seal.digest })
+    writer.control(Kind::Trailer, id, &Trailer { bytes: seal.bytes, sha256: seal.digest })?;
+    if let Some(receipt) = receipt {
+        writer.tell_when_sent(receipt);
+    }
+    Ok(())
 }
 
 /// The only place that says "stored": it takes a [`Committed`], and nothing else makes one.

@@ -3,13 +3,66 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::verbs::{Job, log};
+use super::session::Session;
+use super::users::User;
+use super::verbs::{Job, log, parse};
+use crate::proto::{Request, WirePath};
 use crate::transfer::{Seal, Store, TransferError};
 use crate::types::RelPath;
+
+/// A request that was taken. One that would leave its line when it is given up while it works leaves it, too,
+/// when it is given up before it has begun.
+pub(super) struct Accepted<S: Store> {
+    pub(super) session: Arc<Session<S>>,
+    user: Arc<User>,
+    id: u32,
+    pub(super) request: Request,
+    started: Instant,
+    is_begun: bool,
+}
+
+impl<S: Store> Accepted<S> {
+    pub(super) fn new(
+        session: Arc<Session<S>>,
+        user: Arc<User>,
+        id: u32,
+        request: Request,
+    ) -> Self {
+        Self { session, user, id, request, started: Instant::now(), is_begun: false }
+    }
+
+    /// It sees to its line itself from now on.
+    pub(super) fn begins(&mut self) {
+        self.is_begun = true;
+    }
+
+    pub(super) fn job(&self) -> Job<'_, S> {
+        Job::new(&self.session, &self.user, self.id, self.request.verb(), self.started)
+    }
+
+    /// Leaves its line, of a failure that it did not live to tell.
+    pub(super) fn log(&self, error: &TransferError) {
+        let job = self.job();
+        let (path, to) = self.request.paths();
+        let shown = |path: &WirePath| Some(job.at_home(&parse(path).ok()?));
+        let (path, to) = (path.and_then(shown), to.and_then(shown));
+        log(&job, path.as_ref(), to.as_ref(), Err(error));
+    }
+}
+
+impl<S: Store> Drop for Accepted<S> {
+    fn drop(&mut self) {
+        let is_watched = matches!(self.request, Request::Get { .. } | Request::Digest { .. });
+        if !self.is_begun && is_watched {
+            self.log(&TransferError::Aborted);
+        }
+    }
+}
 
 /// Who has the last word of a request: the request itself, or whoever cancels it. The first to ask has it.
 #[derive(Clone, Debug, Default)]

@@ -28,7 +28,7 @@ use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
     UPLOADS_MAX, VERSION,
 };
-use crate::transfer::{Inbox, PARTS_MAX, Part, Receipt, Seal, Shelf, Store, TransferError};
+use crate::transfer::{Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
 use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
 use crate::types::{ErrorCode, Right};
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
@@ -196,15 +196,6 @@ pub(super) async fn serve<S: Store>(
 async fn refuse(reader: &mut FrameReader, writer: &mut FrameWriter, message: ErrorMessage) {
     farewell(writer, Some(message)).await;
     reader.drain(LINGER, UNREAD_BYTES).await;
-}
-
-/// Sends what is queued, and tells those who wait for that.
-async fn flush(writer: &mut FrameWriter, receipts: &mut Vec<Receipt>) -> Result<(), WireError> {
-    writer.flush().await?;
-    for receipt in receipts.drain(..) {
-        let _ = receipt.send(());
-    }
-    Ok(())
 }
 
 async fn farewell(writer: &mut FrameWriter, message: Option<ErrorMessage>) {
@@ -476,7 +467,6 @@ impl<S: Store> Session<S> {
         writer.flush().await?;
         // Until then the user's bandwidth is used up, and only answers go out.
         let mut paid_at = Instant::now();
-        let mut receipts = Vec::new();
         loop {
             let is_paced = paid_at > Instant::now();
             // The session holds a sender of each, so that neither channel closes.
@@ -489,14 +479,12 @@ impl<S: Store> Session<S> {
             loop {
                 match next {
                     Ok((_, Final::Close(message))) => {
-                        flush(writer, &mut receipts).await?;
+                        writer.flush().await?;
                         farewell(writer, message).await;
                         return Ok(());
                     }
                     Ok((id, answer)) => outgoing::answer(self, writer, id, answer)?,
-                    Err((id, part)) => {
-                        outgoing::part(self, writer, id, part, &mut receipts).await?;
-                    }
+                    Err((id, part)) => outgoing::part(self, writer, id, part).await?,
                 }
                 let sent = writer.content_bytes();
                 if sent > 0
@@ -514,7 +502,7 @@ impl<S: Store> Session<S> {
                     (true, Err(_)) => break,
                 };
             }
-            flush(writer, &mut receipts).await?;
+            writer.flush().await?;
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::journal::kind;
 use super::outgoing::{Final, failed};
-use super::running::{LastWord, Running, Watched};
+use super::running::{Accepted, LastWord, Running, Watched};
 use super::session::Session;
 use super::users::{Peer, User};
 use super::{changes, get, guard, quota, resume};
@@ -89,8 +89,7 @@ pub(super) fn start_put<S: Store>(
 ) {
     let session = Arc::clone(session);
     tokio::spawn(async move {
-        let _busy = session.server.busy.clone();
-        let job = Job::new(&session, &user, id, "put");
+        let job = Job::new(&session, &user, id, "put", Instant::now());
         let target = incoming.target.clone();
         let outcome = guard::alone(pin!(async {
             job.counted(&[&target]).await?;
@@ -133,16 +132,15 @@ pub(super) fn start<S: Store>(
             | Request::Resume { .. }
             | Request::Check { .. }
     );
-    let session = Arc::clone(session);
+    let mut accepted = Accepted::new(Arc::clone(session), user, id, request);
     let last_word = LastWord::default();
     let own_word = last_word.clone();
     let task = tokio::spawn(async move {
-        let _busy = session.server.busy.clone();
-        let verb = request.verb();
-        let started = Instant::now();
-        let job = || Job { started, ..Job::new(&session, &user, id, verb) };
+        accepted.begins();
+        let job = || accepted.job();
+        let session = &accepted.session;
         let outcome = guard::alone(pin!(async {
-            match &request {
+            match &accepted.request {
                 Request::Get { path, offset, version } => {
                     get::get(job(), &own_word, path, *offset, version.as_deref()).await
                 }
@@ -170,11 +168,8 @@ pub(super) fn start<S: Store>(
             Some(Ok(())) => return,
             Some(Err((code, message))) => Final::Error(ErrorMessage::new(code, message)),
             None => {
-                let (job, error) = (job(), TransferError::Panicked);
-                let (path, to) = request.paths();
-                let shown = |path: &WirePath| Some(job.at_home(&parse(path).ok()?));
-                let (path, to) = (path.and_then(shown), to.and_then(shown));
-                log(&job, path.as_ref(), to.as_ref(), Err(&error));
+                let error = TransferError::Panicked;
+                accepted.log(&error);
                 failed(&error)
             }
         };
@@ -193,8 +188,14 @@ pub(super) struct Job<'a, S: Store> {
 }
 
 impl<'a, S: Store> Job<'a, S> {
-    fn new(session: &'a Session<S>, user: &'a User, id: u32, verb: &'static str) -> Self {
-        Self { session, user, id, verb, started: Instant::now() }
+    pub(super) fn new(
+        session: &'a Session<S>,
+        user: &'a User,
+        id: u32,
+        verb: &'static str,
+        started: Instant,
+    ) -> Self {
+        Self { session, user, id, verb, started }
     }
 
     /// Parses and decides: what every verb does before any system call. Gives the path below the root.
@@ -291,7 +292,7 @@ impl<'a, S: Store> Job<'a, S> {
         Watched::new(self, path)
     }
 
-    fn at_home(&self, path: &RelPath) -> RelPath {
+    pub(super) fn at_home(&self, path: &RelPath) -> RelPath {
         path.below(self.user.principal.home.as_ref())
     }
 
@@ -383,7 +384,7 @@ pub(super) fn told(error: TransferError, grant: &Grant) -> TransferError {
     }
 }
 
-fn parse(path: &WirePath) -> Result<RelPath, Refusal> {
+pub(super) fn parse(path: &WirePath) -> Result<RelPath, Refusal> {
     RelPath::parse(&path.0).map_err(bad_name)
 }
 

@@ -1,9 +1,11 @@
 //! Frames on a connection: one reader, one writer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::packed::Packed;
@@ -43,6 +45,7 @@ pub fn split(connection: Connection, stall: Duration) -> (FrameReader, FrameWrit
         turn: 0,
         frame: Vec::new(),
         content_bytes: 0,
+        receipts: VecDeque::new(),
     };
     (reader, writer)
 }
@@ -286,6 +289,8 @@ pub struct FrameWriter {
     frame: Vec<u8>,
     /// Bytes of content that were queued, as they are sent, since that was asked for.
     content_bytes: usize,
+    /// Who waits until so much of what is queued is sent.
+    receipts: VecDeque<(usize, oneshot::Sender<()>)>,
 }
 
 impl FrameWriter {
@@ -398,12 +403,26 @@ impl FrameWriter {
         self.connection.lock().outgoing_bytes() >= BATCH_BYTES
     }
 
+    /// Lets somebody know when all that is queued by now is sent: in the kernel's hands, that is. If that never
+    /// comes, `receipt` is dropped with the writer.
+    pub fn tell_when_sent(&mut self, receipt: oneshot::Sender<()>) {
+        self.receipts.push_back((self.connection.lock().outgoing_bytes(), receipt));
+    }
+
     /// Sends what is queued. Not to be cancelled unless the connection is given up.
     ///
     /// # Errors
     /// Final for the connection, above all when the peer takes less than the protocol asks for.
     pub async fn flush(&mut self) -> Result<(), WireError> {
-        self.connection.flush(Some(self.stall)).await
+        // At once and not at the end, which may never come: what a peer has read was sent.
+        let receipts = &mut self.receipts;
+        let tell = |sent| {
+            while receipts.front().is_some_and(|(end, _)| *end <= sent) {
+                let told = receipts.pop_front();
+                let _ = told.map(|(_, receipt)| receipt.send(()));
+            }
+        };
+        self.connection.flush(Some(self.stall), tell).await
     }
 
     /// Says goodbye and sends what is queued, within `limit`.
@@ -412,7 +431,7 @@ impl FrameWriter {
             return;
         }
         // A peer that no longer reads has no use for a farewell.
-        let _ = tokio::time::timeout(limit, self.connection.flush(Some(self.stall))).await;
+        let _ = tokio::time::timeout(limit, self.flush()).await;
     }
 }
 

@@ -123,7 +123,7 @@ impl Connection {
             match step {
                 Ok((Step::Again, _)) => {}
                 Ok((Step::Established, _)) => {
-                    connection.flush(None).await?;
+                    connection.flush(None, |_| ()).await?;
                     // rustls lets a peer pass that names no protocol at all.
                     return if connection.speaks_ours() {
                         Ok(connection)
@@ -132,7 +132,7 @@ impl Connection {
                     };
                 }
                 Ok((Step::Blocked, _)) => {
-                    connection.flush(None).await?;
+                    connection.flush(None, |_| ()).await?;
                     connection
                         .socket
                         .readable()
@@ -142,7 +142,7 @@ impl Connection {
                 }
                 Err(error) => {
                     // The alert that rustls queued tells the peer why; whether it still reads is its affair.
-                    let _ = connection.flush(None).await;
+                    let _ = connection.flush(None, |_| ()).await;
                     return Err(error);
                 }
             }
@@ -182,8 +182,12 @@ impl Connection {
     }
 
     /// Sends what is in `outgoing`, which leaves the lock for that time; `stall` is the window of the
-    /// minimum-progress rule.
-    pub(super) async fn flush(&self, stall: Option<Duration>) -> Result<(), WireError> {
+    /// minimum-progress rule. Tells each time how much of it the kernel has.
+    pub(super) async fn flush(
+        &self,
+        stall: Option<Duration>,
+        mut tell: impl FnMut(usize),
+    ) -> Result<(), WireError> {
         let (buffer, end) = self.lock().take_outgoing();
         let mut progress = stall.map(Progress::new);
         let mut sent = 0;
@@ -197,6 +201,7 @@ impl Connection {
             };
             let written = written.map_err(WireError::io("write to the peer"))?;
             sent += written;
+            tell(sent);
             if let Some(progress) = &mut progress {
                 progress.moved(written);
             }

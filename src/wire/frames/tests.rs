@@ -180,6 +180,34 @@ async fn a_writer_sends_what_was_queued_and_says_when_it_is_much() -> TestResult
     Ok(())
 }
 
+/// What a peer has read was sent, whatever becomes of that which was queued with it.
+#[tokio::test]
+async fn who_waits_for_a_frame_hears_of_it_and_not_of_the_last_one() -> TestResult {
+    let (_reader, mut writer, mut peer) = pair()?;
+    let content = vec![7; 1 << 20];
+    let mut sent = Vec::new();
+    for id in 0..4 {
+        writer.content(id, &content).await?;
+        let (receipt, told) = oneshot::channel();
+        writer.tell_when_sent(receipt);
+        sent.push(told);
+    }
+    let mut got = vec![0; 2 * (Header::BYTES + content.len())];
+    let (read, flushed) = tokio::join!(
+        async {
+            let read = peer.read_exact(&mut got).await;
+            drop(peer);
+            read
+        },
+        writer.flush()
+    );
+    read?;
+    assert!(flushed.is_err(), "nobody reads the rest");
+    let told: Vec<bool> = sent.iter_mut().map(|told| told.try_recv().is_ok()).collect();
+    assert_eq!(told, [true, true, false, false]);
+    Ok(())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_farewell_waits_for_a_peer_only_so_long() -> TestResult {
     let (reader, mut writer, mut peer) = pair()?;
