@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::raw::{DATA, EOF, Raw, TRAILER, put as raw_put, trailer};
+use serde_json::json;
+use support::raw::{CANCEL, DATA, EOF, Raw, TRAILER, frame, put as raw_put, trailer};
 use support::tls::{config, connect_from, handshake};
 use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, make_key, noise, race, wait_until};
 
@@ -429,4 +430,41 @@ fn without_descriptors(patience: Duration) -> TestResult {
          put goes on and is stored; logins {after:.1?} after"
     );
     Ok(())
+}
+
+/// Kills the daemon, however the test ends.
+struct Killed<'d>(&'d Daemon);
+
+impl Drop for Killed<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// A user's own connections that never let the server wait, two for each processor: others are served, and who
+/// may no longer be here is not.
+#[test]
+fn a_connection_that_always_has_more_takes_its_turn() -> TestResult {
+    let setup = Setup::new()?;
+    let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    let daemon = setup.start()?;
+    let cancels = frame(CANCEL, 1, b"").repeat(10_000);
+    let refused = frame(DATA, 1, &[7; 1 << 20]);
+    let pairs = std::thread::available_parallelism()?.get();
+    std::thread::scope(|scope| {
+        let _guard = Killed(&daemon); // The floods end when it does, if not before.
+        for flood in [&cancels, &refused].repeat(pairs) {
+            let mut raw = Raw::greeted(&daemon)?;
+            raw.code_of(1, &json!({"verb": "put", "path": "../no"}))?;
+            scope.spawn(move || while raw.bytes(flood).is_ok() {});
+        }
+        for _ in 0..10 {
+            daemon.ftc_unix().ok(["ls"])?;
+            daemon.ftc_tls().ok(["ls"])?;
+        }
+        std::fs::write(daemon.path("ftd.toml"), text + "expires = 2020-01-01\n")?;
+        daemon.signal(nix::sys::signal::Signal::SIGHUP)?;
+        daemon.wait_for_log_times("ended: ", 2 * pairs)?;
+        Ok(())
+    })
 }

@@ -240,7 +240,6 @@ impl FrameReader {
                 && left > 0
             {
                 left = left.saturating_sub(read);
-                tokio::task::yield_now().await; // A fast peer must not keep the limit from being seen.
             }
         };
         let _ = tokio::time::timeout(limit, drained).await;

@@ -27,6 +27,8 @@ const INCOMING_LEAST: usize = 4 * 1024;
 const INCOMING_HANDSHAKE: usize = 32 * 1024;
 /// Bytes of the receive buffer of a busy connection.
 const INCOMING_MOST: usize = 512 * 1024;
+/// Looks for bytes in one turn, of up to a quarter of a megabyte each.
+const TURN_LOOKS: u32 = 64;
 /// Bytes that a TLS 1.3 record adds to at most 16 KiB of content: header, type, tag.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 const RECORD_CONTENT: usize = 16 * 1024;
@@ -54,6 +56,8 @@ pub(super) struct State {
     outgoing_end: usize,
     /// The peer said goodbye; on a Unix socket, it closed.
     farewell: bool,
+    /// Looks for bytes since others had their turn.
+    looks: u32,
 }
 
 enum Side {
@@ -211,8 +215,14 @@ impl Connection {
     }
 
     /// Reads decrypted bytes, at least one unless the peer said goodbye. Safe to cancel.
+    ///
+    /// A peer that is faster than we are never lets us wait: others, and the other direction, have their turn all
+    /// the same. (Tokio's budget would not do, because those share it who are polled side by side.)
     pub(super) async fn read(&self, dest: &mut [u8]) -> Result<usize, WireError> {
         loop {
+            if self.lock().is_turn_over() {
+                tokio::task::yield_now().await;
+            }
             {
                 let mut state = self.lock();
                 let read = state.pull(dest, &self.socket)?;
@@ -245,7 +255,14 @@ impl State {
             outgoing: Vec::new(),
             outgoing_end: 0,
             farewell: false,
+            looks: 0,
         }
+    }
+
+    /// Counts a look.
+    fn is_turn_over(&mut self) -> bool {
+        self.looks = (self.looks + 1) % TURN_LOOKS;
+        self.looks == 0
     }
 
     pub(super) fn outgoing_bytes(&self) -> usize {
