@@ -5,13 +5,14 @@
 mod support;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::raw::{DATA, EOF, Raw, TRAILER, puts, trailer};
+use support::raw::{DATA, EOF, Raw, TRAILER, puts, receive_from, trailer};
 use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, noise, wait_until};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -272,5 +273,47 @@ fn who_leaves_leaves_no_work_behind() -> TestResult {
          {:.1?} after its signal",
         began.elapsed()
     );
+    Ok(())
+}
+
+/// A peer that is slower than its server, which so has to wait for it to the end.
+struct Slow<'s>(&'s mut UnixStream);
+
+impl Read for Slow<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        std::thread::sleep(Duration::from_millis(1));
+        let most = buffer.len().min(64 * 1024);
+        self.0.read(&mut buffer[..most])
+    }
+}
+
+/// B5: what a connection took to send a file goes back once that is sent, also when its end had to wait for a reader.
+#[test]
+fn connections_that_had_a_file_and_are_idle_are_small() -> TestResult {
+    const CONNECTIONS: usize = 60;
+    const BYTES: usize = (1 << 20) + 200 * 1024; // Its end goes out with its last part.
+    let daemon = Daemon::start()?;
+    std::fs::create_dir_all(daemon.stored(""))?;
+    std::fs::write(daemon.stored("f"), noise(BYTES, 7))?;
+    let connect = |_| Raw::greeted(&daemon);
+    let mut all = (0..CONNECTIONS).map(connect).collect::<Fallible<Vec<_>>>()?;
+    // The pool, the shelf and the allocator keep what one of them needs.
+    let fetch = |raw: &mut Raw, id| -> TestResult {
+        raw.request(id, &json!({"verb": "get", "path": "f"}))?;
+        while receive_from(&mut Slow(&mut raw.0))?.ok_or("closed")?.kind != TRAILER {}
+        Ok(())
+    };
+    for raw in &mut all[..4] {
+        fetch(raw, 1)?;
+    }
+    let before = daemon.memory("VmRSS")?;
+    for raw in &mut all {
+        fetch(raw, 2)?;
+    }
+    let kept =
+        || Ok::<_, Box<dyn std::error::Error>>(daemon.memory("VmRSS")?.saturating_sub(before));
+    let most = CONNECTIONS as u64 * 64; // KiB; half a megabyte is what one takes at work.
+    wait_until("the memory is given back", || Ok(kept()? < most))?;
+    println!("assurance: B5 after a file: {} KiB more for {CONNECTIONS} connections", kept()?);
     Ok(())
 }

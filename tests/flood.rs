@@ -449,7 +449,7 @@ fn a_connection_that_always_has_more_takes_its_turn() -> TestResult {
     let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
     let daemon = setup.start()?;
     let cancels = frame(CANCEL, 1, b"").repeat(10_000);
-    let refused = frame(DATA, 1, &[7; 1 << 20]);
+    let refused = frame(DATA, 1, &vec![7; 1 << 20]);
     let pairs = std::thread::available_parallelism()?.get();
     std::thread::scope(|scope| {
         let _guard = Killed(&daemon); // The floods end when it does, if not before.

@@ -28,8 +28,9 @@ fn a_stop_lets_running_transfers_finish() -> TestResult {
     daemon.signal(Signal::SIGTERM)?;
     daemon.wait_for_log("draining")?;
     idle.expect_closed("SHUTDOWN")?;
-    busy.request(3, &json!({"verb": "stat"}))?;
+    busy.request(3, &json!({"verb": "stat", "path": "late"}))?;
     assert_eq!(busy.expect()?.code(), "SHUTDOWN");
+    daemon.wait_for_log("path=\"alice/late\" result=\"SHUTDOWN\"")?;
     assert!(std::net::TcpStream::connect(&daemon.address).is_err(), "the listener is closed");
     busy.send(DATA, 1, b"second half")?;
     busy.send(EOF, 1, b"")?;

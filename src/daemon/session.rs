@@ -26,7 +26,7 @@ use super::users::{Peer, User};
 use super::verbs;
 use crate::proto::{
     ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
-    UPLOADS_MAX, VERSION,
+    UPLOADS_MAX, VERSION, WirePath,
 };
 use crate::transfer::{Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
 use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
@@ -369,8 +369,11 @@ impl<S: Store> Session<S> {
                 let message = ErrorMessage::new(ErrorCode::Limit, message);
                 let _ = self.answers.send((id, Final::NotAdmitted(message))).await;
             }
-            Event::Put(_) | Event::Request(_) if intake.draining => {
-                self.refuse(id, ErrorCode::Shutdown, STOPPING).await;
+            Event::Put(PutRequest { path, .. }) if intake.draining => {
+                self.refuse_stopping(id, "put", (Some(&path), None)).await;
+            }
+            Event::Request(request) if intake.draining => {
+                self.refuse_stopping(id, request.verb(), request.paths()).await;
             }
             Event::Put(put) => {
                 if !intake.uploads.is_any_open() {
@@ -452,6 +455,19 @@ impl<S: Store> Session<S> {
         }
     }
 
+    /// For a request that comes while the daemon ends.
+    async fn refuse_stopping(
+        &self,
+        id: u32,
+        verb: &'static str,
+        paths: (Option<&WirePath>, Option<&WirePath>),
+    ) {
+        if let Some(user) = self.user() {
+            verbs::log_refusal(self, &user, verb, paths, (ErrorCode::Shutdown, STOPPING));
+        }
+        self.refuse(id, ErrorCode::Shutdown, STOPPING).await;
+    }
+
     pub(super) async fn refuse(&self, id: u32, code: ErrorCode, message: &str) {
         // The writer is there for as long as we are.
         let _ = self.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
@@ -503,6 +519,9 @@ impl<S: Store> Session<S> {
                 };
             }
             writer.flush().await?;
+            if self.state().is_idle() {
+                writer.shrink(); // The reader, which fell idle before this was sent, could not.
+            }
         }
     }
 

@@ -424,6 +424,12 @@ impl FrameWriter {
         self.connection.flush(Some(self.stall), tell).await
     }
 
+    /// Gives memory back that only a busy connection needs.
+    pub fn shrink(&mut self) {
+        self.connection.shrink();
+        self.frame = Vec::new();
+    }
+
     /// Says goodbye and sends what is queued, within `limit`.
     pub async fn close(&mut self, limit: Duration) {
         if self.connection.lock().push_farewell().is_err() {
