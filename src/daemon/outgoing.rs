@@ -1,16 +1,23 @@
 //! What a session says: answers and parts become frames.
 
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
+use super::content::Content;
+use super::server::FAREWELL;
 use super::session::Session;
+use super::users::User;
+use crate::config::Limits;
 use crate::fsroot::{Entry, Kind as FileKind, Stat};
 use crate::proto::{
-    Abort, Answer, CheckInfo, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, Kind, Listed,
-    Made, Renamed, ResumeInfo, StatInfo, Stored, Trailer, WirePath,
+    Abort, Answer, CheckInfo, DigestInfo, Empty, EntryType, ErrorMessage, FileInfo, HelloLimits,
+    Kind, Listed, Made, Renamed, ResumeInfo, ServerHello, StatInfo, Stored, Trailer, UPLOADS_MAX,
+    VERSION, WirePath,
 };
 use crate::transfer::{Committed, Part, Receipt, Seal, Store, TransferError, Whole};
-use crate::types::Escaped;
-use crate::types::limits::CONTROL_BYTES_MAX;
+use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
+use crate::types::{Escaped, Right};
 use crate::wire::{FrameWriter, WireError};
 
 /// What ends a request in one frame.
@@ -47,8 +54,86 @@ pub(super) enum Final {
     Close(Option<ErrorMessage>),
 }
 
+/// The outgoing direction: answers and parts as they come, many to a system call.
+pub(super) async fn send<S: Store>(
+    session: &Session<S>,
+    writer: &mut FrameWriter,
+    answers: &mut mpsc::Receiver<(u32, Final)>,
+    content: &mut Content,
+) -> Result<(), WireError> {
+    writer.flush().await?;
+    // Until then the user's bandwidth is used up, and only answers go out.
+    let mut paid_at = Instant::now();
+    loop {
+        let is_paced = paid_at > Instant::now();
+        // The session holds a sender of each, so that neither channel closes.
+        let mut next = tokio::select! {
+            biased;
+            Some((id, answer)) = answers.recv() => Ok((id, answer)),
+            Some((id, part)) = content.recv(), if !is_paced => Err((id, part)),
+            () = sleep_until(paid_at), if is_paced => continue,
+        };
+        loop {
+            match next {
+                Ok((_, Final::Close(message))) => {
+                    writer.flush().await?;
+                    farewell(writer, message).await;
+                    return Ok(());
+                }
+                Ok((id, last)) => answer(session, writer, id, last)?,
+                Err((id, sent)) => part(session, writer, id, sent).await?,
+            }
+            let sent = writer.content_bytes();
+            if sent > 0
+                && let Some(bandwidth) = session.user().and_then(|user| user.bandwidth.clone())
+            {
+                paid_at = Instant::now() + bandwidth.charge(sent);
+            }
+            let is_full = writer.is_full() || paid_at > Instant::now();
+            next = match (is_full, answers.try_recv()) {
+                (_, Ok(answer)) => Ok(answer),
+                (false, Err(_)) => match content.try_recv() {
+                    Some(part) => Err(part),
+                    None => break,
+                },
+                (true, Err(_)) => break,
+            };
+        }
+        writer.flush().await?;
+        if session.state().is_idle() {
+            writer.shrink(); // The reader, which fell idle before this was sent, could not.
+        }
+    }
+}
+
+/// Says a last word, if there is one, and goodbye.
+pub(super) async fn farewell(writer: &mut FrameWriter, message: Option<ErrorMessage>) {
+    if let Some(message) = message {
+        let _ = writer.control(Kind::Error, 0, &message);
+    }
+    writer.close(FAREWELL).await;
+}
+
+/// The server's first word.
+pub(super) fn hello(user: &User, limits: &Limits) -> ServerHello {
+    ServerHello {
+        protocol: "ftd".to_owned(),
+        versions: VERSION,
+        server: concat!("ftd/", env!("CARGO_PKG_VERSION")).to_owned(),
+        user: user.principal.name.clone(),
+        rights: user.principal.rights.iter().map(Right::name).map(str::to_owned).collect(),
+        limits: HelloLimits {
+            control_bytes: CONTROL_BYTES_MAX,
+            data_bytes: DATA_BYTES_MAX,
+            requests: u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX),
+            uploads: u32::try_from(UPLOADS_MAX).unwrap_or(u32::MAX),
+            file_bytes: user.bytes_max(limits),
+        },
+    }
+}
+
 /// Queues the final frame of a request.
-pub(super) fn answer<S: Store>(
+fn answer<S: Store>(
     session: &Session<S>,
     writer: &mut FrameWriter,
     id: u32,
@@ -82,7 +167,7 @@ pub(super) fn answer<S: Store>(
 }
 
 /// Queues one part of what is streamed. What comes after the final frame is dropped.
-pub(super) async fn part<S: Store>(
+async fn part<S: Store>(
     session: &Session<S>,
     writer: &mut FrameWriter,
     id: u32,

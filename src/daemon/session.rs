@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::compress;
 use super::content;
@@ -24,13 +24,9 @@ use super::running::Running;
 use super::server::{FAREWELL, Phase, Server};
 use super::users::{Peer, User};
 use super::verbs;
-use crate::proto::{
-    ErrorMessage, Event, Expect, HelloLimits, Kind, PutRequest, Request, ServerHello, ServerState,
-    UPLOADS_MAX, VERSION, WirePath,
-};
+use crate::proto::{ErrorMessage, Event, Expect, Kind, PutRequest, Request, ServerState, WirePath};
 use crate::transfer::{Inbox, PARTS_MAX, Part, Seal, Shelf, Store, TransferError};
-use crate::types::limits::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
-use crate::types::{ErrorCode, Right};
+use crate::types::ErrorCode;
 use crate::wire::{Connection, FrameReader, FrameWriter, Next, WireError, split};
 
 /// How often a session whose admission has an end looks at the clock.
@@ -150,14 +146,15 @@ pub(super) async fn serve<S: Store>(
         idle,
         admitted: Arc::clone(&user),
     });
-    if writer.control(Kind::Hello, 0, &hello(&user, &live.settings.limits)).is_err() {
+    if writer.control(Kind::Hello, 0, &outgoing::hello(&user, &live.settings.limits)).is_err() {
         return;
     }
     drop(live);
     let mut tasks = Tasks::new();
     let end = {
         let reading = async { alone(pin!(session.read(&mut reader, &mut tasks))).await };
-        let mut writing = pin!(session.write(&mut writer, &mut queued_answers, &mut content));
+        let mut writing =
+            pin!(outgoing::send(&session, &mut writer, &mut queued_answers, &mut content));
         let end = tokio::select! {
             biased; // Each of them ends the session; a simulation has one order of things.
             end = reading => end.unwrap_or_else(End::internal),
@@ -194,32 +191,8 @@ pub(super) async fn serve<S: Store>(
 
 /// The last word to somebody who is not served, and who may have sent a request without waiting for it.
 async fn refuse(reader: &mut FrameReader, writer: &mut FrameWriter, message: ErrorMessage) {
-    farewell(writer, Some(message)).await;
+    outgoing::farewell(writer, Some(message)).await;
     reader.drain(LINGER, UNREAD_BYTES).await;
-}
-
-async fn farewell(writer: &mut FrameWriter, message: Option<ErrorMessage>) {
-    if let Some(message) = message {
-        let _ = writer.control(Kind::Error, 0, &message);
-    }
-    writer.close(FAREWELL).await;
-}
-
-fn hello(user: &User, limits: &crate::config::Limits) -> ServerHello {
-    ServerHello {
-        protocol: "ftd".to_owned(),
-        versions: VERSION,
-        server: concat!("ftd/", env!("CARGO_PKG_VERSION")).to_owned(),
-        user: user.principal.name.clone(),
-        rights: user.principal.rights.iter().map(Right::name).map(str::to_owned).collect(),
-        limits: HelloLimits {
-            control_bytes: CONTROL_BYTES_MAX,
-            data_bytes: DATA_BYTES_MAX,
-            requests: u32::try_from(limits.requests_per_connection).unwrap_or(u32::MAX),
-            uploads: u32::try_from(UPLOADS_MAX).unwrap_or(u32::MAX),
-            file_bytes: user.bytes_max(limits),
-        },
-    }
 }
 
 impl<S: Store> Session<S> {
@@ -471,58 +444,6 @@ impl<S: Store> Session<S> {
     pub(super) async fn refuse(&self, id: u32, code: ErrorCode, message: &str) {
         // The writer is there for as long as we are.
         let _ = self.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
-    }
-
-    /// The outgoing direction: answers and parts as they come, many to a system call.
-    async fn write(
-        &self,
-        writer: &mut FrameWriter,
-        answers: &mut mpsc::Receiver<(u32, Final)>,
-        content: &mut content::Content,
-    ) -> Result<(), WireError> {
-        writer.flush().await?;
-        // Until then the user's bandwidth is used up, and only answers go out.
-        let mut paid_at = Instant::now();
-        loop {
-            let is_paced = paid_at > Instant::now();
-            // The session holds a sender of each, so that neither channel closes.
-            let mut next = tokio::select! {
-                biased;
-                Some((id, answer)) = answers.recv() => Ok((id, answer)),
-                Some((id, part)) = content.recv(), if !is_paced => Err((id, part)),
-                () = sleep_until(paid_at), if is_paced => continue,
-            };
-            loop {
-                match next {
-                    Ok((_, Final::Close(message))) => {
-                        writer.flush().await?;
-                        farewell(writer, message).await;
-                        return Ok(());
-                    }
-                    Ok((id, answer)) => outgoing::answer(self, writer, id, answer)?,
-                    Err((id, part)) => outgoing::part(self, writer, id, part).await?,
-                }
-                let sent = writer.content_bytes();
-                if sent > 0
-                    && let Some(bandwidth) = self.user().and_then(|user| user.bandwidth.clone())
-                {
-                    paid_at = Instant::now() + bandwidth.charge(sent);
-                }
-                let is_full = writer.is_full() || paid_at > Instant::now();
-                next = match (is_full, answers.try_recv()) {
-                    (_, Ok(answer)) => Ok(answer),
-                    (false, Err(_)) => match content.try_recv() {
-                        Some(part) => Err(part),
-                        None => break,
-                    },
-                    (true, Err(_)) => break,
-                };
-            }
-            writer.flush().await?;
-            if self.state().is_idle() {
-                writer.shrink(); // The reader, which fell idle before this was sent, could not.
-            }
-        }
     }
 
     /// Notes that the final frame of a request is on its way.
