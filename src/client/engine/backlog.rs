@@ -1,7 +1,7 @@
 //! A listing that has arrived and is not looked at yet.
 //!
-//! The driver never waits for whoever reads a listing: he may himself be waiting for the driver, or be
-//! a person at a pager, for whom the server would not wait. So entries are kept, packed, up to a cap.
+//! The driver never waits for whoever reads a listing: he may himself be waiting for an answer that the
+//! driver has to read. So entries are kept, packed, up to a cap.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,8 +30,10 @@ struct Kept {
     batches: VecDeque<Box<[u8]>>,
     bytes: usize,
     end: Option<Result<(), Failure>>,
-    /// Nobody will look at it.
+    /// Nobody will look at what comes.
     is_left: bool,
+    /// Nothing more will come.
+    is_over: bool,
 }
 
 impl Backlog {
@@ -39,30 +41,33 @@ impl Backlog {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a batch, unless too much is waiting.
-    pub(super) fn push(&self, entries: &[Entry]) -> Result<(), Failure> {
+    /// Keeps a batch. If too much is waiting then, that is the end of this listing, and of no other request.
+    pub(super) fn push(&self, entries: &[Entry]) {
         let batch = pack(entries);
         let mut kept = self.kept();
         if kept.is_left {
-            return Ok(());
+            return;
         }
         kept.bytes += batch.len();
         if kept.bytes > BYTES_MAX {
             kept.batches.clear();
+            kept.is_left = true;
             let waiting = BYTES_MAX >> 20;
             let text = format!("more than {waiting} MiB of names came faster than they were used");
-            let hint = format!("{IN_PARTS}; what is printed may go to a file");
-            return Err(Failure::new(Exit::Other, text).hint(hint));
+            kept.end = Some(Err(Failure::new(Exit::Other, text).hint(IN_PARTS)));
+        } else {
+            kept.batches.push_back(batch);
         }
-        kept.batches.push_back(batch);
         drop(kept);
         self.changed.notify_one();
-        Ok(())
     }
 
     /// No more will come, for this reason.
     pub(super) fn end(&self, end: Result<(), Failure>) {
-        self.kept().end.get_or_insert(end);
+        let mut kept = self.kept();
+        kept.is_over = true;
+        kept.end.get_or_insert(end);
+        drop(kept);
         self.changed.notify_one();
     }
 }
@@ -78,7 +83,7 @@ impl Drop for Listing {
         let mut kept = self.backlog.kept();
         kept.is_left = true;
         kept.batches.clear();
-        if let (None, Some(stop)) = (&kept.end, &self.stop) {
+        if let (false, Some(stop)) = (kept.is_over, &self.stop) {
             stop.if_possible();
         }
     }
@@ -178,17 +183,25 @@ mod tests {
             entry(b"", EntryType::Other, None),
         ];
         let backlog = Arc::new(Backlog::default());
-        assert!(backlog.push(&entries).is_ok());
+        backlog.push(&entries);
         backlog.end(Ok(()));
         let mut listing = Listing::new(Arc::clone(&backlog), None);
         assert_eq!(listing.next().await.ok().flatten(), Some(entries));
         assert!(matches!(listing.next().await, Ok(None)));
         let backlog = Backlog::default();
         let many = vec![entry(&[b'x'; 16_000], EntryType::File, None); 64];
-        let pushed = (0..1000).map_while(|_| backlog.push(&many).ok()).count();
+        let pushes_one = |_: &i32| {
+            backlog.push(&many);
+            backlog.kept().end.is_none()
+        };
+        let pushed = (0..1000).take_while(pushes_one).count();
         assert!(pushed > 100 && pushed < 140, "{pushed} batches of a megabyte");
+        backlog.end(Ok(()));
+        let listing = &mut Listing::new(Arc::new(backlog), None);
+        assert!(listing.next().await.is_err(), "what ended it is told");
         let backlog = Arc::new(Backlog::default());
         drop(Listing::new(Arc::clone(&backlog), None));
-        assert!((0..1000).all(|_| backlog.push(&many).is_ok()) && backlog.kept().bytes == 0);
+        (0..1000).for_each(|_| backlog.push(&many));
+        assert!(backlog.kept().bytes == 0 && backlog.kept().end.is_none());
     }
 }

@@ -298,7 +298,7 @@ impl Slot {
             (Waits::Listing(_), Reply::Entries(entries)) if entries.entries.is_empty() => {
                 return Err(strange("the server sends a listing without entries"));
             }
-            (Waits::Listing(backlog), Reply::Entries(entries)) => backlog.push(&entries.entries)?,
+            (Waits::Listing(backlog), Reply::Entries(entries)) => backlog.push(&entries.entries),
             (Waits::File(_, meter), Reply::Answer(Answer::File(info))) => {
                 let (sender, receiver) = parts();
                 let why = Reason::default();
