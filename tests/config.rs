@@ -72,6 +72,25 @@ fn what_is_wrong_is_told_by_file_line_and_key() -> TestResult {
     Ok(())
 }
 
+/// G-09: a start that looks up an account by name, where the sandbox will not let a reload do so, says that at once.
+#[test]
+fn what_no_reload_will_take_is_told_by_a_check_and_a_start() -> TestResult {
+    let setup = Setup::new()?;
+    let good = std::fs::read_to_string(setup.path("ftd.toml"))?;
+    assert!(setup.ftd(&["check"])?.stderr.is_empty());
+    setup.write_config(&good.replace("unix = [", "unix = [\"daemon\", "))?;
+    let check = setup.ftd(&["check"])?;
+    let told = String::from_utf8(check.stderr)?;
+    assert!(check.status.success() && told.contains("warning: "), "{told}");
+    assert!(told.contains("each reload will refuse it") && told.contains("its number"), "{told}");
+    let daemon = setup.start()?;
+    let log = daemon.log();
+    assert!(log.contains("WARN") && log.contains("each reload will refuse it"), "{log}");
+    daemon.signal(Signal::SIGHUP)?;
+    daemon.wait_for_log("reload refused")?;
+    Ok(())
+}
+
 /// G-01, G-02, G-03: files and directories that cannot be trusted.
 #[test]
 fn roots_and_files_that_cannot_be_trusted_are_refused() -> TestResult {

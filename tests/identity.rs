@@ -307,6 +307,7 @@ fn a_server_is_trusted_once_and_then_pinned() -> TestResult {
     let hint = format!("--fingerprint {fingerprint}");
     assert!(unknown.err.contains("not known") && unknown.err.contains(&hint), "{}", unknown.err);
     assert!(!daemon.path("known_hosts").exists());
+    daemon.wait_for_log("the client does not trust our host key, or not yet")?;
 
     let wrong = plain().run([
         "--fingerprint",

@@ -50,8 +50,12 @@ impl Terms {
         })
     }
 
+    fn refused(self, needed: Right) -> Refused {
+        Refused { needed, is_blind: !self.rights.has(Right::List) }
+    }
+
     fn needs(self, right: Right) -> Result<(), Refused> {
-        if self.rights.has(right) { Ok(()) } else { Err(Refused { needed: right }) }
+        if self.rights.has(right) { Ok(()) } else { Err(self.refused(right)) }
     }
 
     fn retain(self) -> Option<Duration> {
@@ -72,7 +76,7 @@ pub fn decide(principal: &Principal, action: Action<'_>) -> Result<Grant, Refuse
                 (true, true) => Overwrite::Allowed,
                 (true, false) => Overwrite::Never,
                 (false, true) => Overwrite::Only,
-                (false, false) => return Err(Refused { needed: Right::Create }),
+                (false, false) => return Err(terms.refused(Right::Create)),
             };
             let grant = granted(terms, Right::Create);
             Ok(Grant { overwrite, parents_from: parents_from(principal, path), ..grant })
@@ -108,7 +112,7 @@ fn granted(terms: Terms, right: Right) -> Grant {
 }
 
 fn unlisted(terms: Terms, needed: Right) -> Option<Refused> {
-    (!terms.rights.has(Right::List)).then_some(Refused { needed })
+    Some(terms.refused(needed)).filter(|refused| refused.is_blind)
 }
 
 fn rename(

@@ -93,11 +93,16 @@ pub struct Grant {
 
 /// A decision against.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[error("not allowed: this needs the right \"{}\"", needed.name())]
+#[error("not allowed: this needs the right \"{}\"{}", needed.name(), if *is_blind { BLIND } else { "" })]
 pub struct Refused {
     /// The right that would have allowed it.
     pub needed: Right,
+    /// The user may not list here, so that he is told the same of what is not as it should be.
+    pub is_blind: bool,
 }
+
+/// What else a refusal may mean to somebody who may not know.
+const BLIND: &str = "; or something is not there, which is not told without the right \"list\"";
 
 /// What a listing leaves out because the user may not list it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -221,10 +221,15 @@ fn without_list_every_grant_says_what_to_answer_instead_of_missing() -> TestResu
         (Action::Rename { from: path, to, replace: true }, Right::Rename),
     ] {
         let unlisted = decide(&blind, action)?.unlisted;
-        assert_eq!(unlisted, Some(Refused { needed }), "{action:?}");
+        assert_eq!(unlisted, Some(Refused { needed, is_blind: true }), "{action:?}");
         // The very text of a refusal at the gate.
         let refused = decide(&alice(Rights::default(), Vec::new()), action).err();
         assert_eq!(unlisted, refused, "{action:?}");
+        let told = refused.map(|refused| refused.to_string()).unwrap_or_default();
+        assert!(
+            told.contains(needed.name()) && told.ends_with("without the right \"list\""),
+            "{told}"
+        );
     }
     Ok(())
 }

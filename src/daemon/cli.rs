@@ -22,7 +22,7 @@ pub struct Cli {
 pub enum Command {
     /// Serve files until SIGTERM (the default)
     Serve,
-    /// Judge the configuration as a start would, and change nothing
+    /// Judge the configuration, the root and the host key, and change nothing
     Check {
         /// Print the settings in force, defaults included
         #[arg(long)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::libc::{EAFNOSUPPORT, EROFS};
 use nix::sys::socket::{self, Backlog};
-use rustls::ServerConfig;
+use rustls::{AlertDescription, ServerConfig};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::yield_now;
@@ -215,6 +215,16 @@ pub(super) async fn serve<S: Store>(
     }
 }
 
+/// Why there is no session. Our own client sends this alert to a server whose key it does not know.
+fn reason(error: &WireError) -> String {
+    match error {
+        WireError::Tls(rustls::Error::AlertReceived(AlertDescription::UnknownCA)) => {
+            "the client does not trust our host key, or not yet".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 async fn back_off(gate: &Gate, error: &(dyn std::fmt::Display + Sync)) {
     gate.complain("", &format_args!("accept: {error}"));
     sleep(BACK_OFF).await;
@@ -252,7 +262,7 @@ fn admit<S: Store>(gate: &Gate, server: &Server<S>, accepted: Accepted, mut visi
                     if let Some(offence) = offence(&error) {
                         visitor.penalise(offence, &server.live.borrow().settings.limits);
                     }
-                    gate.complain(&visitor.address, &error);
+                    gate.complain(&visitor.address, &reason(&error));
                 }
             }
         }))

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::outgoing::Final;
+use super::outgoing::{Final, failed};
 use super::users::User;
-use super::verbs::{Job, Refusal};
+use super::verbs::{Job, Refusal, log_look, told};
 use crate::access::{Action, Grant};
 use crate::fsroot::{Owner, UploadId};
 use crate::proto::{CheckInfo, PutRequest, ResumeInfo, WirePath};
@@ -66,10 +66,12 @@ pub(super) async fn tell<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(
         };
         let sha256 = digest_at(&kept.state)?;
         let info = ResumeInfo { upload: kept.id.to_string(), offset: kept.offset, sha256 };
-        Ok((Final::Resume(info), None))
+        Ok(Final::Resume(info))
     };
     let outcome = outcome.await;
-    job.end(&target, None, &grant, outcome).await;
+    log_look(&job, Some(&target), outcome.as_ref().err());
+    let last = outcome.unwrap_or_else(|error| failed(&told(error, &grant)));
+    let _ = job.session.answers.send((job.id, last)).await;
     Ok(())
 }
 

@@ -89,6 +89,9 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
     descriptors(&settings)?;
     // Put up for good, in a process that ends right away.
     confine(&settings, file, &key_directories, top.as_fd())?;
+    if let Some(told) = no_reload(&file.confined(key_directories)) {
+        eprintln!("ftd: warning: {told}");
+    }
     if dump {
         print(&settings.to_toml(&public_line))
     } else {
@@ -96,6 +99,12 @@ fn check(file: &ConfigFile, dump: bool) -> Result<(), Failure> {
         let plural = if users == 1 { "" } else { "s" };
         print(&format!("{file}: good; {users} user{plural}\n"))
     }
+}
+
+/// Why no reload would take what a start has taken: what it looks up may be behind the sandbox by then.
+fn no_reload(file: &ConfigFile) -> Option<String> {
+    let error = settings::load(file).err()?;
+    Some(format!("a start takes this configuration, and each reload will refuse it: {error}"))
 }
 
 /// Root asks for the account that will serve, which is the one that has the tree: what it may not do a
@@ -181,6 +190,9 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     let (tree, stale) = open_tree(&settings)?;
     let report = confine(&settings, file, &key_directories, tree.descriptor())?;
     let file = file.confined(key_directories);
+    if let Some(told) = no_reload(&file) {
+        tracing::warn!("{told}");
+    }
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

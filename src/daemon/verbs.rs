@@ -442,7 +442,11 @@ pub(super) fn log_turned_away(user: &User, peer: &Peer, address: &str, reason: &
 }
 
 /// One line for a look that failed. None for one that found something, nor for one that found nothing there.
-fn log_look<S: Store>(job: &Job<'_, S>, path: Option<&RelPath>, failed: Option<&TransferError>) {
+pub(super) fn log_look<S: Store>(
+    job: &Job<'_, S>,
+    path: Option<&RelPath>,
+    failed: Option<&TransferError>,
+) {
     if let Some(error) = failed
         && !matches!(error, TransferError::Aborted)
         && !matches!(error.code(), ErrorCode::NotFound | ErrorCode::WrongType)

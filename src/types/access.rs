@@ -54,14 +54,14 @@ impl Right {
 }
 
 /// The word names no right.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct UnknownRight;
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnknownRight(String);
 
 impl std::error::Error for UnknownRight {}
 
 impl fmt::Display for UnknownRight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown right; the rights are")?;
+        write!(f, "unknown right {:?}; the rights are", self.0)?;
         Right::ALL.iter().try_for_each(|right| write!(f, " {}", right.name()))
     }
 }
@@ -70,7 +70,10 @@ impl FromStr for Right {
     type Err = UnknownRight;
 
     fn from_str(word: &str) -> Result<Self, UnknownRight> {
-        Self::ALL.into_iter().find(|right| right.name() == word).ok_or(UnknownRight)
+        Self::ALL
+            .into_iter()
+            .find(|right| right.name() == word)
+            .ok_or_else(|| UnknownRight(word.to_owned()))
     }
 }
 

@@ -235,7 +235,7 @@ fn mistakes_in_a_user_are_told_by_line_and_key() {
             "9: user.bob.unix[4]: uid 65534 stands for every account that the kernel cannot name, so it proves nothing".to_owned(),
         ]),
         ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\", \"put\", \"get\"]", vec![
-            "10: user.bob.allow[2]: unknown right; the rights are get list create replace remove rename mkdir".to_owned(),
+            "10: user.bob.allow[2]: unknown right \"put\"; the rights are get list create replace remove rename mkdir".to_owned(),
             "10: user.bob.allow[3]: \"get\" stands in the list twice".to_owned(),
         ]),
         ("name = \"bob\"\nunix = [\"bob\"]\nallow = [\"get\"]\nquota = -1\nquota-files = \"many\"\nmax-file-size = 0", vec![
@@ -349,7 +349,7 @@ fn included_files_bring_users_and_nothing_else() -> TestResult {
         ),
         (
             &BOB.replace("get", "put"),
-            "d/b.toml:4: user.bob.allow[1]: unknown right; the rights are get list create replace remove rename mkdir",
+            "d/b.toml:4: user.bob.allow[1]: unknown right \"put\"; the rights are get list create replace remove rename mkdir",
         ),
     ] {
         let told = read_with(&main, &[("d/b.toml", file)]).map_err(|errors| errors.to_string());
