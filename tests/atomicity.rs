@@ -172,7 +172,7 @@ fn readers_see_complete_versions_only() -> TestResult {
     let known: HashSet<&[u8]> = versions.iter().map(Vec::as_slice).collect();
     Raw::greeted(&daemon)?.bytes(&put(1, &json!("f"), &versions[0]))?;
     while !daemon.stored("f").exists() {
-        std::thread::yield_now();
+        support::pause();
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| -> TestResult {

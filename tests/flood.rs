@@ -63,7 +63,7 @@ impl Flood {
             if Instant::now() > deadline {
                 return Err("the flood did not come up".into());
             }
-            std::thread::yield_now();
+            support::pause();
         }
         Ok(flood)
     }

@@ -400,7 +400,7 @@ fn a_put_into_a_directory_that_is_not_flushed_yet_flushes_it_too() -> TestResult
         )?;
         let deadline = std::time::Instant::now() + PATIENCE;
         while !home.join(put_comes_in).exists() && std::time::Instant::now() < deadline {
-            std::thread::yield_now();
+            support::pause();
         }
         putter.bytes(&put(1, &json!(format!("{put_comes_in}/f")), b"content"))?;
         assert_eq!(putter.expect()?.code(), "frame 8");

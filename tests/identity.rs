@@ -42,7 +42,7 @@ impl Agent {
             })?;
         let agent = Self(child, socket);
         while std::os::unix::net::UnixStream::connect(&agent.1).is_err() {
-            std::thread::yield_now();
+            support::pause();
         }
         Ok(agent)
     }
@@ -372,7 +372,7 @@ fn a_removed_key_is_out_after_a_reload() -> TestResult {
     let mut pipe = upload.stdin.take().ok_or("no stdin")?;
     std::io::Write::write_all(&mut pipe, &vec![1; 3 << 20])?;
     while std::fs::read_dir(daemon.path("root/.ftd-stage"))?.count() == 0 {
-        std::thread::yield_now();
+        support::pause();
     }
     let text = std::fs::read_to_string(daemon.path("ftd.toml"))?;
     let without = text.split("\n[[user]]\nname = \"bob\"").next().unwrap_or_default();

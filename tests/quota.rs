@@ -161,7 +161,7 @@ fn of_two_puts_that_do_not_fit_together_one_is_refused() -> TestResult {
     };
     announce(&mut first, "a")?;
     while first_held(&daemon)? != content.len() as u64 {
-        std::thread::yield_now();
+        support::pause();
     }
     announce(&mut second, "b")?;
     assert_eq!(second.result()?.0, "QUOTA", "before the first byte");
@@ -286,7 +286,7 @@ fn a_commit_decides_again() -> TestResult {
     slow.raw.request(slow.id, &json!({"verb": "put", "path": "f"}))?;
     slow.raw.send(DATA, slow.id, &content)?;
     while ask.used("x")? != 1000 {
-        std::thread::yield_now();
+        support::pause();
     }
     assert_eq!(ask.code(&rename("f", "g", false))?, "ok");
     slow.raw.send(EOF, slow.id, b"")?;

@@ -208,7 +208,7 @@ fn many_clients_come_back_after_a_kill_and_store_once() -> TestResult {
     // Only who was connected comes back.
     while daemon.staged()? < clients {
         assert!(begun.elapsed() < PATIENCE * 30, "the clients do not begin");
-        std::thread::yield_now();
+        support::pause();
     }
     // The daemon, and then strace, which would wait for the end of its delays.
     let strace = nix::unistd::Pid::from_raw(i32::try_from(daemon.child_id())?);

@@ -154,7 +154,7 @@ fn an_upload_has_one_writer() -> TestResult {
     while std::fs::metadata(daemon.path("root/.ftd-stage").join(format!("keep-{upload}")))?.len()
         < 10 << 20
     {
-        std::thread::yield_now();
+        support::pause();
     }
     other.request(7, &resume("f", &upload, offset))?;
     assert_eq!(other.expect()?.code(), "BUSY");

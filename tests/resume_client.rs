@@ -54,7 +54,7 @@ fn wait_for_bytes(directory: &Path, bytes: u64) -> TestResult {
         if Instant::now() > deadline {
             return Err(format!("nothing in {} got to {bytes} bytes", directory.display()).into());
         }
-        std::thread::yield_now();
+        support::pause();
     }
 }
 
@@ -342,7 +342,7 @@ fn a_daemon_that_stays_away_ends_a_tree_and_is_told_of_once() -> TestResult {
     let begun = Instant::now();
     let arrived = || std::fs::read_dir(daemon.stored("tree")).map_or(0, Iterator::count);
     while arrived() < 20 && begun.elapsed() < PATIENCE {
-        std::thread::yield_now();
+        support::pause();
     }
     daemon.signal(nix::sys::signal::Signal::SIGKILL)?;
     daemon.wait()?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::raw::{ANSWER, DATA, EOF, Raw, TRAILER, trailer};
-use crate::support::{Daemon, PATIENCE, Setup, TestResult, noise, sha256};
+use crate::support::{self, Daemon, PATIENCE, Setup, TestResult, noise, sha256};
 
 pub type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -98,7 +98,7 @@ pub fn wait_for_staged(daemon: &Daemon, count: usize) -> TestResult {
         if std::time::Instant::now() > deadline {
             return Err(format!("{} staged files instead of {count}", staged(daemon)?).into());
         }
-        std::thread::yield_now();
+        support::pause();
     }
     Ok(())
 }

@@ -318,7 +318,7 @@ impl Daemon {
             if std::time::Instant::now() > deadline {
                 return Err(format!("{staged} staged files are left").into());
             }
-            std::thread::yield_now();
+            pause();
         }
     }
 }
@@ -419,9 +419,14 @@ pub fn wait_until(
         if std::time::Instant::now() > deadline {
             return Err(format!("not within {PATIENCE:?}: {what}").into());
         }
-        std::thread::yield_now();
+        pause();
     }
     Ok(())
+}
+
+/// Between two looks at what nobody tells of: who only spins takes a processor from those whom he waits for.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(1));
 }
 
 /// Runs `swap` again and again beside `body`, which ends both, also when an assertion ends it.

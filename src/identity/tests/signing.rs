@@ -142,7 +142,7 @@ impl Agent {
         let child = Command::new("ssh-agent").args(words).stdout(Stdio::null()).spawn();
         let agent = Self(child.map_err(|error| format!("run ssh-agent: {error}"))?, socket);
         while UnixStream::connect(&agent.1).is_err() {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(1)); // Nothing tells of it.
         }
         Ok(agent)
     }
