@@ -83,11 +83,15 @@ fn serve(client: &UnixStream, server: &UnixStream, most: u64, plan: &Arc<Plan>) 
             let mut room = vec![0; 64 * 1024];
             while let Ok(read) = from.read(&mut room) {
                 let before = left.fetch_sub(read as u64, Ordering::SeqCst);
-                if read == 0 || before < read as u64 || to.write_all(&room[..read]).is_err() {
+                if read == 0 || before < read as u64 {
                     break;
                 }
+                // Before it arrives: who has it may ask at once.
                 let counter = if is_up { &plan.up } else { &plan.down };
                 counter.fetch_add(read as u64, Ordering::SeqCst);
+                if to.write_all(&room[..read]).is_err() {
+                    break;
+                }
             }
             let _ = from.shutdown(std::net::Shutdown::Both); // The other side may be gone.
             let _ = to.shutdown(std::net::Shutdown::Both);
