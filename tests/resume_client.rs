@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 use support::proxy::Proxy;
-use support::{Daemon, PATIENCE, Setup, TestResult, noise, sha256};
+use support::{Daemon, PATIENCE, Setup, TestResult, noise, sha256, wait_for_checkpoint};
 
 /// Bytes between two checkpoints.
 const STEP: u64 = 64 << 20;
@@ -115,7 +115,7 @@ fn a_killed_client_goes_on_with_the_same_command() -> TestResult {
     assert_eq!(told["sha256"], sha256(&content).as_str());
     std::fs::create_dir(daemon.path("in"))?;
     let child = daemon.ftc_unix().spawn(["get", "--bwlimit", "100MiB", ":large", "in/"])?;
-    wait_for_bytes(&daemon.path("in"), (STEP + (60 << 20)).min(120 << 20))?;
+    wait_for_checkpoint(&daemon.path("in"), STEP)?;
     kill(child)?;
     let ran = daemon.ftc_unix().ok(["get", "--json", ":large", "in/"])?;
     let told = done(&ran.out)?;
@@ -311,7 +311,7 @@ fn a_restarted_daemon_is_waited_for() -> TestResult {
         "80MiB",
         "large",
     ])?;
-    wait_for_bytes(&root.join(".ftd-stage"), 100 << 20)?;
+    wait_for_checkpoint(&root.join(".ftd-stage"), STEP)?;
     daemon.signal(nix::sys::signal::Signal::SIGKILL)?;
     daemon.wait()?;
     let mut again = std::process::Command::new(env!("CARGO_BIN_EXE_ftd"))

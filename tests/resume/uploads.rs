@@ -103,23 +103,9 @@ pub fn wait_for_staged(daemon: &Daemon, count: usize) -> TestResult {
     Ok(())
 }
 
-/// Waits until a checkpoint covers so much; the cut comes after it.
+/// Waits until a checkpoint covers so much.
 pub fn wait_for_checkpoint(daemon: &Daemon, bytes: u64) -> TestResult {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        for entry in std::fs::read_dir(daemon.path("root/.ftd-stage"))? {
-            let mark = xattr::get(entry?.path(), "user.ftd.upload").unwrap_or_default();
-            let mark = String::from_utf8_lossy(&mark.unwrap_or_default()).into_owned();
-            let offset = mark.split(' ').nth(1).and_then(|offset| offset.parse().ok());
-            if offset.is_some_and(|offset: u64| offset >= bytes) {
-                return Ok(());
-            }
-        }
-        if std::time::Instant::now() > deadline {
-            return Err("no checkpoint came".into());
-        }
-        std::thread::yield_now();
-    }
+    support::wait_for_checkpoint(&daemon.path("root/.ftd-stage"), bytes)
 }
 
 /// A staging file as a daemon leaves it, of so many bytes, with what its attribute says.

@@ -429,6 +429,21 @@ pub fn pause() {
     std::thread::sleep(Duration::from_millis(1));
 }
 
+/// Waits until the checkpoint of a file in `directory` covers so much; the cut comes after it.
+pub fn wait_for_checkpoint(directory: &Path, bytes: u64) -> TestResult {
+    wait_until("a checkpoint", || {
+        for entry in std::fs::read_dir(directory)? {
+            let mark = xattr::get(entry?.path(), "user.ftd.upload").unwrap_or_default();
+            let mark = String::from_utf8_lossy(&mark.unwrap_or_default()).into_owned();
+            let offset = mark.split(' ').nth(1).and_then(|offset| offset.parse().ok());
+            if offset.is_some_and(|offset: u64| offset >= bytes) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+}
+
 /// Runs `swap` again and again beside `body`, which ends both, also when an assertion ends it.
 pub fn race(swap: impl Fn() + Send, body: impl FnOnce() -> TestResult) -> TestResult {
     beside(
