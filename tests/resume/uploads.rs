@@ -39,9 +39,17 @@ pub fn put(path: &str, bytes: usize) -> Value {
 
 /// Asks what is kept: the upload and its offset, or the code of the error.
 pub fn kept(daemon: &Daemon, path: &str) -> Fallible<Result<(String, usize, String), String>> {
-    let mut raw = Raw::greeted(daemon)?;
-    raw.request(1, &json!({"verb": "resume", "path": path}))?;
-    let frame = raw.expect()?;
+    let (mut raw, deadline) = (Raw::greeted(daemon)?, std::time::Instant::now() + PATIENCE);
+    let mut id = 0;
+    let frame = loop {
+        id += 1;
+        raw.request(id, &json!({"verb": "resume", "path": path}))?;
+        let frame = raw.expect()?;
+        // The server itself waits for the flush of what was cut, and not for ever.
+        if frame.code() != "BUSY" || std::time::Instant::now() > deadline {
+            break frame;
+        }
+    };
     if frame.kind != ANSWER {
         return Ok(Err(frame.code()));
     }
