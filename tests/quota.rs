@@ -395,7 +395,7 @@ fn a_change_waits_for_the_count_and_nothing_else_does() -> TestResult {
     configure(&setup, "[limits]\nfile-workers = 2", "quota = 1000", "")?;
     std::fs::create_dir_all(setup.path("root/alice/a/b/c/d"))?;
     std::fs::write(setup.path("root/alice/a/b/c/d/f"), noise(999, 1))?;
-    let slow = "inject=getdents64:delay_enter=400000";
+    let slow = "inject=getdents64:delay_enter=1000000";
     let daemon = setup.start_traced(&["-e", "trace=getdents64", "-e", slow])?;
     // More changes than file threads.
     let mut waiting = Vec::new();
