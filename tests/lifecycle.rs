@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::raw::{ANSWER, CANCEL, DATA, EOF, Raw, TRAILER, frame, put, trailer};
-use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult};
+use support::{ALL_RIGHTS, Daemon, PATIENCE, Setup, TestResult, wait_until};
 
 /// what runs may finish, what is idle is sent away, what is new is refused.
 #[test]
@@ -31,7 +31,8 @@ fn a_stop_lets_running_transfers_finish() -> TestResult {
     busy.request(3, &json!({"verb": "stat", "path": "late"}))?;
     assert_eq!(busy.expect()?.code(), "SHUTDOWN");
     daemon.wait_for_log("path=\"alice/late\" result=\"SHUTDOWN\"")?;
-    assert!(std::net::TcpStream::connect(&daemon.address).is_err(), "the listener is closed");
+    let is_closed = || Ok(std::net::TcpStream::connect(&daemon.address).is_err());
+    wait_until("the listener is closed", is_closed)?;
     busy.send(DATA, 1, b"second half")?;
     busy.send(EOF, 1, b"")?;
     busy.send(TRAILER, 1, &trailer(b"first half, second half"))?;
@@ -65,7 +66,7 @@ fn a_drain_ends_by_time_or_by_a_second_signal() -> TestResult {
         let mut ftc = ftc.spawn(["put", "-", ":never"])?;
         let mut stdin = ftc.stdin.take().ok_or("no stdin")?;
         stdin.write_all(&vec![0; 1 << 20])?;
-        support::wait_until("three uploads", || Ok(daemon.staged()? == 3))?;
+        wait_until("three uploads", || Ok(daemon.staged()? == 3))?;
         daemon.signal(Signal::SIGTERM)?;
         daemon.wait_for_log("draining")?;
         if twice {
