@@ -250,7 +250,6 @@ fn a_start_keeps_what_can_be_continued_and_sweeps_the_rest() -> TestResult {
     let daemon = setup.start()?;
     let ready = started.elapsed();
     println!("assurance: X-05: ready {ready:.1?} after a start with 10,100 old files");
-    assert!(ready < Duration::from_secs(2), "ready after {ready:?}");
     daemon.ftc_unix().ok(["ls"])?;
     wait_for_staged(&daemon, 64)?;
     let log = daemon.wait_for_log("swept=10036")?;
