@@ -85,7 +85,7 @@ fn beside(daemon: &Daemon, program: &str) -> Command {
 /// given back.
 #[test]
 fn a_peer_that_vanishes_is_given_up() -> TestResult {
-    let setup = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"2s\"")?;
+    let setup = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"6s\"")?;
     setup.add_user("bob", "")?;
     let Some(daemon) = in_own_network(setup)? else { return Ok(()) };
     daemon.ftc_unix().ok(["ls"])?;
