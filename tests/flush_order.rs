@@ -379,7 +379,7 @@ fn a_put_into_a_directory_that_is_not_flushed_yet_flushes_it_too() -> TestResult
         let home = setup.path("root/alice");
         std::fs::create_dir_all(home.join("before"))?;
         let home_path = home.to_string_lossy().into_owned();
-        let slow = "inject=fsync:delay_enter=1500000";
+        let slow = "inject=fsync:delay_enter=4000000";
         let daemon = setup.start_traced(&["-P", &home_path, "-e", "trace=fsync", "-e", slow])?;
         let flushes = || {
             std::fs::read_to_string(daemon.path("trace")).map(|trace| {
