@@ -277,7 +277,7 @@ fn small_files_pass_large_ones() -> TestResult {
     for number in 0..300_u64 {
         std::fs::write(daemon.path("tree").join(format!("small{number}")), noise(100, number))?;
     }
-    let ran = daemon.ftc_unix().ok(["put", "-r", "--json", "--bwlimit", "15MiB", "tree", ":"])?;
+    let ran = daemon.ftc_unix().ok(["put", "-r", "--json", "--bwlimit", "6MiB", "tree", ":"])?;
     let told: Vec<_> =
         std::str::from_utf8(&ran.out)?.lines().filter(|e| e.contains("done")).collect();
     let first = told.iter().position(|event| event.contains("large")).ok_or("no large file")?;
