@@ -295,7 +295,7 @@ fn what_is_retained_goes_when_it_is_old_enough_and_not_before() -> TestResult {
     assert_eq!(clerk.code(&json!({"verb": "rename", "path": "note", "to": "note2"}))?, DONE);
 
     let text = std::fs::read_to_string(daemon.path("ftd.toml"))?;
-    std::fs::write(daemon.path("ftd.toml"), text.replace("30days", "1s"))?;
+    std::fs::write(daemon.path("ftd.toml"), text.replace("30days", "3s"))?;
     daemon.signal(Signal::SIGHUP)?;
     daemon.wait_for_log("configuration reloaded")?;
     let deadline = std::time::Instant::now() + PATIENCE;
