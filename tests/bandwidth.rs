@@ -11,17 +11,17 @@ use support::{ALL_RIGHTS, Setup, TestResult, noise};
 
 #[test]
 fn a_user_is_no_faster_than_allowed_and_no_stall_is_seen_in_it() -> TestResult {
-    // A transfer that moved less than 64 KiB in its second would be ended.
-    let setup = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"1s\"")?;
+    // A transfer that moved less than 64 KiB in three seconds would be ended.
+    let setup = Setup::with(ALL_RIGHTS, "[limits]\nstall-timeout = \"3s\"")?;
     let text = std::fs::read_to_string(setup.path("ftd.toml"))?;
-    setup.write_config(&format!("{text}bandwidth = \"128KiB\"\n"))?;
+    setup.write_config(&format!("{text}bandwidth = \"64KiB\"\n"))?;
     let daemon = setup.start()?;
     let content = noise(256 << 10, 3);
     std::fs::write(daemon.path("file"), &content)?;
     // What a quiet time saves is a quarter of a second.
     let began = Instant::now();
     daemon.ftc_unix().ok(["put", "file", ":"])?;
-    assert!(began.elapsed() > Duration::from_millis(1700), "put: {:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_millis(3400), "put: {:?}", began.elapsed());
     let began = Instant::now();
     let both = [daemon.ftc_unix(), daemon.ftc_tls()].map(|ftc| {
         let content = content.clone();
@@ -38,16 +38,16 @@ fn a_user_is_no_faster_than_allowed_and_no_stall_is_seen_in_it() -> TestResult {
             .collect::<Result<Vec<()>, _>>()
     })?;
     // The last buffer of each goes out before it is paid for.
-    assert!(began.elapsed() > Duration::from_millis(1700), "gets: {:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_millis(3400), "gets: {:?}", began.elapsed());
 
     let text = std::fs::read_to_string(daemon.path("ftd.toml"))?;
-    std::fs::write(daemon.path("ftd.toml"), text.replace("\"128KiB\"", "\"unlimited\""))?;
+    std::fs::write(daemon.path("ftd.toml"), text.replace("\"64KiB\"", "\"unlimited\""))?;
     daemon.signal(Signal::SIGHUP)?;
     daemon.wait_for_log("configuration reloaded")?;
     let big = noise(32 << 20, 4);
     std::fs::write(daemon.path("big"), &big)?;
     let began = Instant::now();
     daemon.ftc_unix().ok(["put", "big", ":"])?;
-    assert!(began.elapsed() < Duration::from_mins(1), "at the old pace: 256 s");
+    assert!(began.elapsed() < Duration::from_mins(1), "at the old pace: 512 s");
     Ok(())
 }

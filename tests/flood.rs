@@ -105,7 +105,7 @@ fn said(daemon: &Daemon, key: &Arc<rustls::ClientConfig>, source: [u8; 4]) -> St
 }
 
 fn quiet() -> Fallible<Setup> {
-    Setup::with(ALL_RIGHTS, "[limits]\nhandshake-timeout = \"3s\"\npenalties = false")
+    Setup::with(ALL_RIGHTS, "[limits]\nhandshake-timeout = \"5s\"\npenalties = false")
 }
 
 /// B4: one address that holds 500 sockets and opens them again at will.
