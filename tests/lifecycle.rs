@@ -95,7 +95,7 @@ fn the_service_manager_is_told() -> TestResult {
     socket.set_read_timeout(Some(PATIENCE))?;
     let heard = || -> Result<String, Box<dyn std::error::Error>> {
         let mut buffer = [0; 4096];
-        let bytes = socket.recv(&mut buffer)?;
+        let bytes = support::uninterrupted(|| socket.recv(&mut buffer))?;
         Ok(String::from_utf8_lossy(&buffer[..bytes]).into_owned())
     };
     let mut daemon = setup.start_with(&[("NOTIFY_SOCKET", path.as_os_str())])?;
@@ -155,7 +155,7 @@ fn failed_flushes_are_told_to_the_service_manager() -> TestResult {
     let status = |of: &str| -> Result<String, Box<dyn std::error::Error>> {
         loop {
             let mut buffer = [0; 4096];
-            let bytes = socket.recv(&mut buffer)?;
+            let bytes = support::uninterrupted(|| socket.recv(&mut buffer))?;
             let told = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
             if told.contains("STATUS=") && told.contains(of) {
                 return Ok(told);

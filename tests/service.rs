@@ -31,9 +31,7 @@ impl Manager {
         let mut heard = String::new();
         loop {
             let mut buffer = [0; 4096];
-            let bytes = self
-                .0
-                .recv(&mut buffer)
+            let bytes = support::uninterrupted(|| self.0.recv(&mut buffer))
                 .map_err(|error| format!("{what}: {error} after {heard}"))?;
             let message = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
             if message.contains(what) {

@@ -429,6 +429,17 @@ pub fn pause() {
     std::thread::sleep(Duration::from_millis(1));
 }
 
+/// Calls again where a signal came between, which a socket with a timeout tells: signal(7). The end of a child may
+/// be one, also of another test's in this process.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Waits until the checkpoint of a file in `directory` covers so much; the cut comes after it.
 pub fn wait_for_checkpoint(directory: &Path, bytes: u64) -> TestResult {
     wait_until("a checkpoint", || {

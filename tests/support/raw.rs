@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
-use super::{Daemon, PATIENCE, sha256};
+use super::{Daemon, PATIENCE, sha256, uninterrupted};
 
 pub const HELLO: u8 = 1;
 pub const REQUEST: u8 = 2;
@@ -72,7 +72,7 @@ pub fn receive_from(from: &mut impl Read) -> Fallible<Option<Frame>> {
     let mut header = [0; 12];
     let mut filled = 0;
     while filled < header.len() {
-        match from.read(&mut header[filled..]) {
+        match uninterrupted(|| from.read(&mut header[filled..])) {
             Ok(0) => return if filled == 0 { Ok(None) } else { Err("cut in a header".into()) },
             Ok(read) => filled += read,
             // Closed with bytes of ours unread.
