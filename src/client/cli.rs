@@ -198,7 +198,8 @@ pub enum Verb {
         #[arg(long, env = "FTC_DURABILITY", value_name = "WORD")]
         durability: Option<Durability>,
 
-        /// What to fetch, and last where to: a name, a directory, or - for standard output
+        /// What to fetch, and last where to: a name, a directory, or - for standard output; with a colon
+        /// it is one more to fetch
         #[arg(required = true, value_name = "REMOTE… [LOCAL]")]
         operands: Vec<OsString>,
     },

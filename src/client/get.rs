@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::held::Held;
 use super::job::{Job, Outcome};
 use super::local::{Destination, Partial, Spool, Stdout, creatable, is_directory};
-use super::operand::Server;
+use super::operand::{Remote, Server};
 use super::remote::{Named, child, expand, list, stat};
 use super::report::{Action, Item};
 use super::state::STEP;
@@ -58,7 +58,14 @@ pub async fn get(
     durability: Durability,
 ) -> Result<(), Failure> {
     let mut remotes = operands;
-    let local = if remotes.len() > 1 { remotes.pop() } else { None }.unwrap_or_else(|| ".".into());
+    let port = job.settings.global.port;
+    let local = match remotes.last() {
+        Some(last) if remotes.len() > 1 && Remote::recognise(last, port)?.is_none() => {
+            remotes.pop()
+        }
+        _ => None,
+    };
+    let local = local.unwrap_or_else(|| ".".into());
     let several = remotes.len() > 1;
     let mut sources = Vec::new();
     for remote in &remotes {
