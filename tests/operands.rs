@@ -5,6 +5,10 @@
 
 mod support;
 
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::{Command, Output};
+
 use support::{Daemon, TestResult};
 
 /// A daemon with these files of alice's.
@@ -33,5 +37,59 @@ fn a_last_operand_of_get_with_a_colon_is_fetched_too() -> TestResult {
     // As everywhere, a local name with a colon is one behind a slash.
     daemon.ftc_unix().ok(["get", ":a.txt", "./a:b"])?;
     assert_eq!(std::fs::read(daemon.path("a:b"))?, b"a.txt");
+    Ok(())
+}
+
+/// Runs `ftc` as somebody whom the modes of files bind, which root is not.
+fn as_mere_user(daemon: &Daemon, words: &[&str]) -> Result<Output, Box<dyn std::error::Error>> {
+    let mut command = if nix::unistd::geteuid().is_root() {
+        for name in ["key", "known_hosts"] {
+            chown(daemon.path(name), Some(65534), Some(65534))?;
+        }
+        std::fs::set_permissions(daemon.path(""), std::fs::Permissions::from_mode(0o711))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(env!("CARGO_BIN_EXE_ftc"));
+        command
+    } else {
+        Command::new(env!("CARGO_BIN_EXE_ftc"))
+    };
+    let command = command
+        .env_remove("XDG_CONFIG_HOME")
+        .env("HOME", daemon.path(""))
+        .env("FTC_SERVER", &daemon.address)
+        .env("FTC_IDENTITY", daemon.path("key"))
+        .env("FTC_KNOWN_HOSTS", daemon.path("known_hosts"))
+        .current_dir(daemon.path(""));
+    Ok(command.args(words).output()?)
+}
+
+#[test]
+fn a_place_here_that_takes_no_file_is_told_to_the_user_as_his_own() -> TestResult {
+    let daemon = daemon_with(&["b.txt"])?;
+    daemon.ftc_tls().ok(["ls"])?; // The server is known from now on.
+    for (name, mode) in [("readable", 0o555), ("closed", 0o000)] {
+        std::fs::create_dir(daemon.path(name))?;
+        std::fs::set_permissions(daemon.path(name), std::fs::Permissions::from_mode(mode))?;
+    }
+    std::fs::write(daemon.path("file"), "")?;
+    for (place, code, why, hint) in [
+        ("readable/", 5, "readable/: you may not write there", "ls -ld readable/"),
+        ("readable/new", 5, "readable: you may not write there", "ls -ld readable"),
+        ("closed/x/", 5, "closed/x/: permission denied", "namei -l closed/x/"),
+        ("absent/x/", 6, "absent/x/: no such file or directory", "mkdir -p absent/x/"),
+        ("file/x", 1, "file: not a directory", "name a directory"),
+        ("/dev/null", 1, "/dev/null: it is not a regular file", "- > /dev/null"),
+    ] {
+        let ran = as_mere_user(&daemon, &["get", ":b.txt", place])?;
+        let told = String::from_utf8(ran.stderr)?;
+        assert_eq!(ran.status.code(), Some(code), "{place}: {told}");
+        assert!(told.contains(why), "{place}: {told}");
+        let advice = told.split("hint: ").nth(1).unwrap_or_default();
+        assert!(advice.contains(hint), "{place}: {told}");
+        assert!(!told.contains("ftd") && !told.contains("account"), "{place}: {told}");
+    }
+    std::fs::set_permissions(daemon.path("closed"), std::fs::Permissions::from_mode(0o700))?;
+    assert!(Path::new("/dev/null").metadata()?.len() == 0 && !Path::new("/dev/null").is_file());
     Ok(())
 }

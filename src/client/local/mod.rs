@@ -17,11 +17,13 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
+use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Failure, said};
-use crate::fsroot::{Options, StagingPlace, Tree};
+use crate::fsroot::{OpenError, Options, StagingPlace, Tree};
 use crate::transfer::Inbox;
 use crate::types::{Durability, Escaped, RelPath};
 
@@ -73,13 +75,18 @@ impl Witness {
     }
 }
 
-/// What is said of a file that cannot be opened.
-pub fn open_failure(path: &[u8], error: &io::Error) -> Failure {
-    let exit = match error.kind() {
+/// The exit code for what the kernel says of a name of the user's.
+fn exit_of(error: &io::Error) -> Exit {
+    match error.kind() {
         io::ErrorKind::NotFound => Exit::NotFound,
         io::ErrorKind::PermissionDenied => Exit::Denied,
         _ => Exit::Other,
-    };
+    }
+}
+
+/// What is said of a file that cannot be opened.
+pub fn open_failure(path: &[u8], error: &io::Error) -> Failure {
+    let exit = exit_of(error);
     let failure = Failure::new(exit, said(error)).doing(format!("open {}", Escaped(path)));
     match exit {
         Exit::NotFound => failure.hint("see what is here with: ls"),
@@ -209,18 +216,13 @@ impl Destination {
             directory.to_owned()
         };
         let shown = Escaped(directory.as_os_str().as_bytes()).to_string();
-        let fail = |exit, text: String| Failure::new(exit, text).doing(format!("store in {shown}"));
         let name = name.map(creatable).transpose()?;
         // Links in what the user typed are the user's own; from here on none is followed.
-        let real = directory.canonicalize().map_err(|error| {
-            let exit =
-                if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Other };
-            fail(exit, said(&error)).hint(format!("make it with: mkdir -p {shown}"))
-        })?;
+        let real = directory.canonicalize().map_err(|error| no_place(&shown, &error))?;
         let umask = umask();
         let options = Options { staging: StagingPlace::Beside, umask, durability };
         let tree =
-            Tree::open(&real, options).map_err(|error| fail(Exit::Other, error.to_string()))?;
+            Tree::open(&real, options).map_err(|error| no_place_as(&shown, &real, &error))?;
         let tree = Arc::new(tree);
         Ok(Self { inbox: Inbox::new(Arc::clone(&tree)), tree, directory, name })
     }
@@ -235,13 +237,60 @@ impl Destination {
             return Self::new(operand, Some(name), durability);
         }
         let own = operand.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
-        Self::new(operand.parent().unwrap_or(Path::new("")), Some(&own), durability)
+        let parent = operand.parent().unwrap_or(Path::new(""));
+        Self::new(parent, Some(&own), durability).map_err(|failure| {
+            if !is_special(operand) {
+                return failure;
+            }
+            let shown = Escaped(operand.as_os_str().as_bytes());
+            Failure::new(Exit::Other, "it is not a regular file")
+                .doing(format!("store in {shown}"))
+                .hint(format!(
+                    "only files are replaced here; to write into it: ftc get … - > {shown}"
+                ))
+        })
     }
 
     /// How the user would spell it, raw.
     pub fn shown(&self, name: &RelPath) -> Vec<u8> {
         self.directory.join(OsStr::from_bytes(name.raw_bytes())).into_os_string().into_vec()
     }
+}
+
+/// What is said of a directory of the user's own that nothing can be stored in.
+fn no_place(shown: &str, error: &io::Error) -> Failure {
+    let exit = exit_of(error);
+    let failure = Failure::new(exit, said(error)).doing(format!("store in {shown}"));
+    match (exit, error.kind()) {
+        (Exit::NotFound, _) => failure.hint(format!("make it with: mkdir -p {shown}")),
+        (Exit::Denied, _) => failure.hint(format!("see who may go there with: namei -l {shown}")),
+        (_, io::ErrorKind::NotADirectory) => failure.hint("name a directory, or a name in one"),
+        _ => failure,
+    }
+}
+
+/// The same where the tree says why: its words are for a daemon's administrator.
+fn no_place_as(shown: &str, real: &Path, error: &OpenError) -> Failure {
+    match error {
+        OpenError::Open { cause, .. } => no_place(shown, &(*cause).into()),
+        OpenError::Unfit { .. } if access(real, AccessFlags::W_OK) == Err(Errno::EACCES) => {
+            Failure::new(Exit::Denied, "you may not write there")
+                .doing(format!("store in {shown}"))
+                .hint(format!("see who may with: ls -ld {shown}"))
+        }
+        OpenError::Unfit { what, .. } => {
+            Failure::new(Exit::Other, *what).doing(format!("store in {shown}"))
+        }
+        OpenError::NoOpenat2 { .. } => {
+            Failure::new(Exit::Other, error.to_string()).doing(format!("store in {shown}"))
+        }
+    }
+}
+
+/// Whether the user's own name stands for a device, a pipe or a socket.
+#[expect(clippy::disallowed_methods, reason = "the user's own file, named by the user")]
+fn is_special(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
 }
 
 /// Whether the user's own name stands for a directory.
