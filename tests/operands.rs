@@ -93,3 +93,31 @@ fn a_place_here_that_takes_no_file_is_told_to_the_user_as_his_own() -> TestResul
     assert!(Path::new("/dev/null").metadata()?.len() == 0 && !Path::new("/dev/null").is_file());
     Ok(())
 }
+
+#[test]
+fn a_port_in_an_operand_is_refused_and_the_url_is_shown() -> TestResult {
+    let daemon = daemon_with(&["45679:x"])?;
+    let host = daemon.address.rsplit_once(':').ok_or("no port")?;
+    std::fs::write(daemon.path("a.txt"), "a")?;
+    for words in [
+        &["put", "a.txt", "127.0.0.1:45679:"][..],
+        &["put", "a.txt", "127.0.0.1:45679:x"],
+        &["get", "127.0.0.1:45679:x"],
+        &["ls", "127.0.0.1:45679:"],
+        &["verify", "a.txt", "127.0.0.1:45679:x"],
+    ] {
+        let ran = daemon.ftc_tls().env("FTC_PORT", host.1).run(words)?;
+        assert_eq!(ran.code, Some(2), "{words:?}: {}", ran.err);
+        assert!(ran.err.contains("ftd://127.0.0.1:45679/"), "{words:?}: {}", ran.err);
+        assert!(ran.err.contains("ftd://127.0.0.1/45679:"), "{words:?}: {}", ran.err);
+    }
+    assert_eq!(std::fs::read_dir(daemon.path("root/alice"))?.count(), 1, "something was stored");
+    // Both that the hint shows, and the default server.
+    daemon.ftc_tls().env("FTC_PORT", host.1).ok(["get", "ftd://127.0.0.1/45679:x", "one"])?;
+    daemon.ftc_unix().ok(["get", &format!("ftd://{}/45679:x", daemon.address), "two"])?;
+    daemon.ftc_unix().ok(["get", ":45679:x", "three"])?;
+    for name in ["one", "two", "three"] {
+        assert_eq!(std::fs::read(daemon.path(name))?, b"45679:x", "{name}");
+    }
+    Ok(())
+}

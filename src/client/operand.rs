@@ -99,6 +99,7 @@ impl Remote {
         let (host, path) = (&raw[..colon], raw[colon + 1..].to_vec());
         let server = match host {
             b"" => None,
+            host if has_port(&path) => return Err(port_failure(host, &path)),
             host => Some(Server::parse(&String::from_utf8_lossy(host), port)?),
         };
         Ok(Some(Self { server, path }))
@@ -142,6 +143,23 @@ impl Remote {
     }
 }
 
+/// Whether what stands behind `HOST:` looks like a port and a path. A path may begin so too, but whoever types
+/// it has seldom such a file in mind.
+fn has_port(path: &[u8]) -> bool {
+    let digits = path.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && path.get(digits) == Some(&b':')
+}
+
+/// Says how both are written that `HOST:DIGITS:…` may mean.
+fn port_failure(host: &[u8], path: &[u8]) -> Failure {
+    let mut parts = path.splitn(2, |byte| *byte == b':').map(Escaped);
+    let (port, rest) = (parts.next().unwrap_or(Escaped(b"")), parts.next().unwrap_or(Escaped(b"")));
+    let (host, path) = (Escaped(host), Escaped(path));
+    Failure::new(Exit::Usage, format!("{host}:{path}: there is no port in HOST:PATH")).hint(format!(
+        "with a port it is ftd://{host}:{port}/{rest}, and the path {path} is ftd://{host}/{path}"
+    ))
+}
+
 fn checked(path: &[u8]) -> Result<RelPath, Failure> {
     RelPath::parse(path).map_err(|error| Failure::of_name(error).doing(Escaped(path)))
 }
@@ -170,6 +188,10 @@ mod tests {
             ("ftd://host/a", Some((Some(tcp("host", 7373)), "a"))),
             ("ftd://host:99/a/", Some((Some(tcp("host", 99)), "a/"))),
             ("ftd://[::1]:99", Some((Some(tcp("::1", 99)), ""))),
+            (":99:a", Some((None, "99:a"))),
+            ("host:99", Some((Some(tcp("host", 7373)), "99"))),
+            ("host:99a:b", Some((Some(tcp("host", 7373)), "99a:b"))),
+            ("ftd://host/99:a", Some((Some(tcp("host", 7373)), "99:a"))),
         ] {
             let found =
                 Remote::recognise(OsStr::new(operand), 7373).map_err(|failure| failure.message)?;
@@ -178,6 +200,18 @@ mod tests {
             assert_eq!(found, expected, "{operand}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_port_in_an_operand_is_an_error() {
+        for (operand, hint) in [
+            ("host:99:", "ftd://host:99/, and the path 99: is ftd://host/99:"),
+            ("[::1]:99:a/b", "ftd://[::1]:99/a/b, and the path 99:a/b is ftd://[::1]/99:a/b"),
+        ] {
+            let failure = Remote::recognise(OsStr::new(operand), 7373).err();
+            let found = failure.and_then(|failure| failure.hint).unwrap_or_default();
+            assert!(found.ends_with(hint), "{operand}: {found}");
+        }
     }
 
     #[test]
