@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::{Daemon, TestResult};
+use support::{ALL_RIGHTS, Daemon, Setup, TestResult};
 
 /// A daemon with these files of alice's.
 fn daemon_with(names: &[&str]) -> Result<Daemon, Box<dyn std::error::Error>> {
@@ -118,6 +118,43 @@ fn a_port_in_an_operand_is_refused_and_the_url_is_shown() -> TestResult {
     daemon.ftc_unix().ok(["get", ":45679:x", "three"])?;
     for name in ["one", "two", "three"] {
         assert_eq!(std::fs::read(daemon.path(name))?, b"45679:x", "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_forgotten_colon_is_noticed_before_anything_is_sent() -> TestResult {
+    let daemon = daemon_with(&[])?;
+    std::fs::write(daemon.path("a.txt"), "a")?;
+    std::fs::create_dir(daemon.path("tree"))?;
+    for words in [
+        &["put", "a.txt", "foo/bar"][..],
+        &["put", "a.txt", "a.txt", "foo/"],
+        &["put", "-r", "tree", "foo/bar"],
+        &["put", "-n", "a.txt", "foo/bar"],
+    ] {
+        let ran = daemon.ftc_unix().run(words)?;
+        let last = words.last().ok_or("no operand")?;
+        assert_eq!(ran.code, Some(2), "{words:?}: {}", ran.err);
+        assert!(ran.err.contains(&format!("{last}: no such file or directory")), "{}", ran.err);
+        assert!(ran.err.contains(&format!("hint: a place on the server has a colon: :{last}")));
+        assert_eq!(std::fs::read_dir(daemon.path("root/alice"))?.count(), 0, "{words:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_without_its_colon_is_recognised() -> TestResult {
+    let daemon = Setup::with(ALL_RIGHTS, "")?.start()?;
+    let config = format!("[servers]\nwork = {:?}\n", daemon.address);
+    std::fs::write(daemon.path("config.toml"), config)?;
+    let ftc = || daemon.ftc_unix().env("FTC_CONFIG", daemon.path("config.toml"));
+    for verb in ["ls", "stat"] {
+        let ran = ftc().run([verb, "work"])?;
+        assert_eq!(ran.code, Some(6), "{}", ran.err);
+        assert!(ran.err.contains("hint: work: is the server"), "{verb}: {}", ran.err);
+        let ran = ftc().run([verb, "other"])?;
+        assert!(!ran.err.contains("is the server"), "{verb}: {}", ran.err);
     }
     Ok(())
 }

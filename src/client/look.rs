@@ -71,7 +71,13 @@ pub async fn ls(job: &Arc<Job>, operands: Vec<OsString>, look: Look) {
             let lister = Lister { job: Arc::clone(job), server: server.clone(), look, is_terminal };
             let shown = named.path.as_ref().map_or_else(|| ".".to_owned(), RelPath::to_string);
             let outcome = lister.operand(&named, several).await;
-            job.note(None, outcome.map_err(|failure| failure.doing(format!("list {shown}"))));
+            job.note(
+                None,
+                outcome.map_err(|failure| {
+                    let failure = failure.doing(format!("list {shown}"));
+                    job.settings.recognise_server(&operand, failure)
+                }),
+            );
         }
     }
 }
@@ -311,9 +317,10 @@ pub async fn stat(job: &Arc<Job>, operands: Vec<OsString>) {
             for named in expand(job, &server, &remote).await? {
                 let path = named.path.as_ref();
                 let shown = path.map_or_else(|| ".".to_owned(), RelPath::to_string);
-                let info = stat_one(job, &server, path)
-                    .await
-                    .map_err(|failure| failure.doing(format!("stat {shown}")))?;
+                let info = stat_one(job, &server, path).await.map_err(|failure| {
+                    let failure = failure.doing(format!("stat {shown}"));
+                    job.settings.recognise_server(&operand, failure)
+                })?;
                 print(&described(job, path, &shown, &info));
             }
             Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub async fn put(
     };
     if target.is_some() {
         locals.pop();
+    } else if locals.len() > 1 && from_cmd.is_none() {
+        check_last(&locals)?;
     }
     let target = target.unwrap_or(Remote { server: None, path: Vec::new() });
     let target = job.placed(target);
@@ -456,6 +459,23 @@ impl Put {
         }
         let request = Request::Mkdir { path: wire(&path), parents: true };
         self.job.ask(&self.server, &request).await.map(drop).map_err(|failure| (item, failure))
+    }
+}
+
+/// Sees to it that the last of several files is there: if it is not, it may be a place without its colon.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the user's own file; whether it opens is told later"
+)]
+fn check_last(locals: &[OsString]) -> Result<(), Failure> {
+    let Some(last) = locals.last().filter(|last| *last != "-") else { return Ok(()) };
+    match Path::new(last).symlink_metadata() {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            let failure = open_failure(last.as_bytes(), &error);
+            let hint = format!("a place on the server has a colon: :{}", Escaped(last.as_bytes()));
+            Err(Failure { exit: Exit::Usage, ..failure.hint(hint) })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where the client finds what the command line does not say: its own file, and the usual places.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -8,6 +9,7 @@ use serde::Deserialize;
 use super::cli::{Durability, Global};
 use super::exit::{Exit, Failure};
 use super::operand::{Remote, Server};
+use crate::types::ErrorCode;
 
 /// The daemon's socket on the same machine.
 const LOCAL_SOCKET: &str = "/run/ftd/ftd.sock";
@@ -102,6 +104,16 @@ impl Settings {
 }
 
 impl Settings {
+    /// Adds to a path that is not there that it is a name for a server, if it is and the colon was forgotten.
+    pub fn recognise_server(&self, operand: &OsStr, failure: Failure) -> Failure {
+        match operand.to_str().filter(|name| self.servers.contains_key(*name)) {
+            Some(name) if failure.code == Some(ErrorCode::NotFound) => {
+                failure.hint(format!("{name}: is the server, and {name} a path on the default one"))
+            }
+            _ => failure,
+        }
+    }
+
     /// The server that the user calls so, if it is one of his own names.
     fn named(&self, server: Server) -> Result<Server, Failure> {
         match &server {
