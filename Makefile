@@ -130,6 +130,7 @@ install: ## Install below DESTDIR and PREFIX, after build and manual; an existin
 	  install -Dm644 target/manual/_$$name $(DESTDIR)$(ZSHDIR)/_$$name || exit 1; done
 	for text in admin journal rights recipes; do \
 	  install -Dm644 docs/$$text.md $(DESTDIR)$(PREFIX)/share/doc/ftd/$$text.md || exit 1; done
+	install -Dm644 docs/json.md $(DESTDIR)$(PREFIX)/share/doc/ftc/json.md
 	install -Dm644 systemd/own-port.conf $(DESTDIR)$(PREFIX)/share/doc/ftd/examples/own-port.conf
 	test -e $(DESTDIR)$(SYSCONFDIR)/ftd.toml || install -Dm644 etc/ftd.toml $(DESTDIR)$(SYSCONFDIR)/ftd.toml
 

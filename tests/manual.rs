@@ -95,6 +95,49 @@ fn help_manual_and_completions_name_the_same_flags_and_verbs() -> TestResult {
     Ok(())
 }
 
+/// Goal: whoever has only the manual and `--help` learns what a pattern is.
+#[test]
+fn patterns_are_in_the_manual_and_in_the_help_of_the_verbs_that_take_them() -> TestResult {
+    let page = file("ftc.1")?;
+    let section = page.split(".SH PATTERNS\n").nth(1).ok_or("no section")?;
+    let section = section.split(".SH ").next().unwrap_or_default();
+    for word in ["*", "?", "[a\\-z]", "[!a\\-z]", "backslash", "dot"] {
+        assert!(section.contains(word), "{word}: {section}");
+    }
+    for (verb, takes) in [
+        ("get", true),
+        ("ls", true),
+        ("stat", true),
+        ("rm", true),
+        ("mv", true),
+        ("put", false),
+        ("mkdir", false),
+    ] {
+        let help = Command::new(env!("CARGO_BIN_EXE_ftc")).args([verb, "--help"]).output()?.stdout;
+        assert_eq!(String::from_utf8(help)?.contains("patterns"), takes, "{verb}");
+    }
+    Ok(())
+}
+
+/// Goal: a document that ftc names is there where it is installed.
+#[test]
+fn documents_that_ftc_names_are_installed_with_it() -> TestResult {
+    let makefile = include_str!("../Makefile");
+    let package = include_str!("../packaging/debian/ftc.install");
+    let page = file("ftc.1")?.replace("\\-", "-");
+    let named: Vec<&str> = page
+        .split_whitespace()
+        .filter(|word| word.contains(".md"))
+        .map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()))
+        .collect();
+    assert!(named.contains(&"share/doc/ftc/json.md"), "{named:?}");
+    for name in named {
+        assert!(makefile.contains(&format!("$(PREFIX)/{name}\n")), "{name}");
+    }
+    assert!(package.lines().any(|line| line == "usr/share/doc/ftc"), "{package}");
+    Ok(())
+}
+
 /// Every key of the shipped file, which another test compares with the code, has its place in the page.
 #[test]
 fn the_manual_describes_every_key() -> TestResult {
@@ -107,6 +150,11 @@ fn the_manual_describes_every_key() -> TestResult {
         if key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
             assert!(page.contains(&format!("\\fB{key}\\fR")), "{key} has no entry");
             assert!(page.contains(&value.replace('\\', "\\e")), "{key} does not show {value}");
+            let entry = page.split(&format!("\\fB{key}\\fR")).nth(1).unwrap_or_default();
+            let entry = entry.split(".TP").next().unwrap_or_default().trim_start();
+            if ["connections-per-user", "strangers-per-source", "penalty-exempt"].contains(&key) {
+                assert!(!entry.starts_with("Default"), "{key} only has its default: {entry}");
+            }
             seen += 1;
         }
     }

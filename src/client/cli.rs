@@ -31,6 +31,9 @@ Exit codes: 0 ok, 1 other, 2 usage or configuration, 3 cannot connect or timed o
 host key, 5 not allowed, 6 not found, 7 exists, 8 no space, quota or size limit, 9 integrity mismatch, \
 10 some of many failed, 11 interrupted, 12 protocol or version.";
 
+const PATTERNS: &str = "\
+Names on the server may be patterns, in quotes: * ? [a-z]; ftc(1) says what they match.";
+
 /// Options that every verb takes, before it or behind it.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every verb")]
@@ -79,7 +82,7 @@ pub struct Global {
     #[arg(short, long, global = true, env = "FTC_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
 
-    /// Tell programs: one JSON object to a line; docs/json.md has the schema
+    /// Tell programs: one JSON object to a line; …/share/doc/ftc/json.md has the schema
     #[arg(long, global = true, env = "FTC_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
 
@@ -184,6 +187,7 @@ pub enum Verb {
         operands: Vec<OsString>,
     },
     /// Fetch files from a server
+    #[command(after_help = PATTERNS)]
     Get {
         /// How
         #[command(flatten)]
@@ -204,6 +208,7 @@ pub enum Verb {
         operands: Vec<OsString>,
     },
     /// List directories
+    #[command(after_help = PATTERNS)]
     Ls {
         /// Also type, mode, size and time
         #[arg(short, long, env = "FTC_LONG", value_parser = FalseyValueParser::new())]
@@ -222,12 +227,14 @@ pub enum Verb {
         operands: Vec<OsString>,
     },
     /// Describe files or directories
+    #[command(after_help = PATTERNS)]
     Stat {
         /// What to describe
         #[arg(required = true, value_name = "REMOTE")]
         operands: Vec<OsString>,
     },
     /// Remove files
+    #[command(after_help = PATTERNS)]
     Rm {
         /// Also directories, and all that is in them
         #[arg(short, long, env = "FTC_RECURSIVE", value_parser = FalseyValueParser::new())]
@@ -242,6 +249,7 @@ pub enum Verb {
         operands: Vec<OsString>,
     },
     /// Rename files and directories, or move them into a directory
+    #[command(after_help = PATTERNS)]
     Mv {
         /// Refuse to replace a file
         #[arg(long, env = "FTC_NO_CLOBBER", value_parser = FalseyValueParser::new())]
