@@ -158,3 +158,36 @@ fn a_server_without_its_colon_is_recognised() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn a_tilde_is_the_home_wherever_a_path_is_named() -> TestResult {
+    let daemon = daemon_with(&[])?;
+    std::fs::create_dir(daemon.path("dir"))?;
+    let config = |text: &str| std::fs::write(daemon.path("dir/config.toml"), text);
+    let ftc = || {
+        let known = daemon.path("dir/config.toml");
+        daemon.ftc_tls().env_remove("FTC_IDENTITY").env("FTC_CONFIG", known)
+    };
+    config("identity = \"~/key\"")?;
+    ftc().ok(["ls"])?;
+    config("known-hosts = \"~/dir/known\"")?;
+    ftc().env("FTC_IDENTITY", "~/key").env_remove("FTC_KNOWN_HOSTS").ok(["ls"])?;
+    assert!(daemon.path("dir/known").exists());
+    ftc().env_remove("FTC_CONFIG").ok(["--config=~/dir/config.toml", "--identity=~/key", "ls"])?;
+    assert!(!daemon.path("~").exists());
+    // Who named a key that is not there is told where he did.
+    config("identity = \"~/none\"")?;
+    let file = format!("identity in {}", daemon.path("dir/config.toml").display());
+    let none = daemon.path("none").display().to_string();
+    for (ftc, words, from) in [
+        (ftc(), &["ls"][..], file.as_str()),
+        (ftc().env("FTC_IDENTITY", "~/none"), &["ls"], "FTC_IDENTITY"),
+        (ftc(), &["--identity=~/none", "ls"], "--identity"),
+    ] {
+        let ran = ftc.run(words)?;
+        assert_eq!(ran.code, Some(4), "{from}: {}", ran.err);
+        assert!(ran.err.contains(&none), "{from}: {}", ran.err);
+        assert!(ran.err.contains(&format!("hint: {from} names it")), "{from}: {}", ran.err);
+    }
+    Ok(())
+}

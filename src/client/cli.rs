@@ -98,6 +98,14 @@ pub struct Global {
     pub retry: Duration,
 }
 
+impl Global {
+    /// Whether the key was named on the command line, and not by its variable.
+    pub fn has_identity_option(&self) -> bool {
+        let variable = std::env::var_os("FTC_IDENTITY").map(PathBuf::from);
+        self.identity.is_some() && self.identity != variable
+    }
+}
+
 /// How files are copied.
 #[derive(Clone, Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]

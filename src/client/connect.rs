@@ -469,7 +469,11 @@ fn agent_socket() -> Option<PathBuf> {
 fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     let fail = |error: KeyError| match error {
         error @ KeyError::File { .. } => {
-            Failure::new(Exit::Auth, error.to_string()).hint("-i FILE names another private key")
+            let failure = Failure::new(Exit::Auth, error.to_string());
+            failure.hint(match &settings.identity_from {
+                Some(from) => format!("{from} names it; -i FILE names another private key"),
+                None => "-i FILE names another private key".to_owned(),
+            })
         }
         error @ KeyError::Unsupported { .. } => Failure::new(Exit::Auth, error.to_string())
             .doing(path.display())

@@ -36,6 +36,8 @@ pub struct Settings {
     pub server: Option<String>,
     /// The private key to log in with, if one is named.
     pub identity: Option<PathBuf>,
+    /// Who named it, as a hint says so.
+    pub identity_from: Option<String>,
     /// The file of servers that are trusted.
     pub known_hosts: PathBuf,
     /// When a file that was fetched counts as stored, if that is said.
@@ -56,6 +58,7 @@ impl Settings {
         let path = global
             .config
             .clone()
+            .map(at_home)
             .or_else(|| directory.as_ref().map(|directory| directory.join("config.toml")));
         let file = match &path {
             Some(path) => read(path, global.config.is_some())?,
@@ -65,6 +68,7 @@ impl Settings {
             .known_hosts
             .clone()
             .or(file.known_hosts)
+            .map(at_home)
             .or_else(|| Some(directory?.join("known_hosts")));
         let Some(known_hosts) = known_hosts else {
             return Err(Failure::new(
@@ -73,10 +77,17 @@ impl Settings {
             )
             .hint("name a file with --known-hosts, or set HOME"));
         };
+        let identity_from = match (&global.identity, &file.identity, &path) {
+            (Some(_), _, _) if global.has_identity_option() => Some("--identity".to_owned()),
+            (Some(_), _, _) => Some("FTC_IDENTITY".to_owned()),
+            (None, Some(_), Some(path)) => Some(format!("identity in {}", path.display())),
+            _ => None,
+        };
         Ok(Self {
             global: global.clone(),
             server: global.server.clone().or(file.server),
-            identity: global.identity.clone().or(file.identity),
+            identity: global.identity.clone().or(file.identity).map(at_home),
+            identity_from,
             known_hosts,
             durability: file.durability,
             servers: file.servers,
@@ -129,6 +140,14 @@ impl Settings {
 /// The user's home directory; the XDG Base Directory Specification says what is below it.
 pub fn home() -> Option<PathBuf> {
     std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+/// A path as the user's shell would have it: `~/` is his home also where no shell has seen it.
+fn at_home(path: PathBuf) -> PathBuf {
+    match (path.strip_prefix("~"), home()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path,
+    }
 }
 
 fn configuration_directory() -> Option<PathBuf> {

@@ -30,6 +30,7 @@ pub(crate) fn job(
         global: cli.global,
         server: None,
         identity: None,
+        identity_from: None,
         known_hosts: "known_hosts".into(),
         durability: None,
         servers: std::collections::BTreeMap::new(),
