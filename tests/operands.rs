@@ -191,3 +191,25 @@ fn a_tilde_is_the_home_wherever_a_path_is_named() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn a_value_that_is_none_is_blamed_on_whoever_gave_it() -> TestResult {
+    let daemon = daemon_with(&[])?;
+    let size = "a size is a number and a unit, like 10MiB";
+    let port = "a port is a number from 1 to 65535";
+    for (variable, words, message) in [
+        (("FTC_PORT", ""), &["ls"][..], format!("invalid value '' in FTC_PORT: {port}")),
+        (("FTC_PORT", "0"), &["ls"], format!("invalid value '0' in FTC_PORT: {port}")),
+        (("FTC_PORT", "7373"), &["-P", "y", "ls"], format!("'y' for '--port <PORT>': {port}")),
+        (("FTC_BWLIMIT", "5x"), &["get", ":a"], format!("'5x' in FTC_BWLIMIT: {size}")),
+        (("FTC_JOBS", "2"), &["get", "--bwlimit", "5x", ":a"], format!("BYTES>': {size}")),
+        (("FTC_JOBS", "99"), &["get", ":a"], "'99' in FTC_JOBS: 99 is not in".to_owned()),
+        (("FTC_DURABILITY", "x"), &["get", ":a"], "in FTC_DURABILITY\n".to_owned()),
+    ] {
+        let ran = daemon.ftc_unix().env(variable.0, variable.1).run(words)?;
+        assert_eq!(ran.code, Some(2), "{variable:?}: {}", ran.err);
+        assert!(ran.err.contains(&message), "{variable:?} {words:?}: {}", ran.err);
+        assert!(!ran.err.contains("SI unit"), "{}", ran.err);
+    }
+    Ok(())
+}

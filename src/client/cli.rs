@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
+
+use super::exit::{Exit, tell};
 
 /// Put files on an ftd server and get them back. When it says "stored", the file is whole, its
 /// SHA-256 was checked, and it is on the server's disk under its name.
@@ -50,6 +53,7 @@ pub struct Global {
         global = true,
         env = "FTC_PORT",
         value_name = "PORT",
+        value_parser = port,
         default_value_t = 7373
     )]
     pub port: u16,
@@ -98,6 +102,52 @@ pub struct Global {
     pub retry: Duration,
 }
 
+impl Cli {
+    /// The command line and its variables. Ends the program if they make no sense, and blames a variable for what
+    /// the variable says.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            if let Some(told) = told_of_variable(&error) {
+                tell(format_args!("{}", told.trim_end()));
+                std::process::exit(i32::from(Exit::Usage as u8));
+            }
+            error.exit()
+        })
+    }
+}
+
+/// What clap says of a wrong value, if that came from a variable: clap names the flag all the same.
+fn told_of_variable(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let long = argument.strip_prefix("--")?.split([' ', '=']).next()?;
+    let variable = format!("FTC_{}", long.to_uppercase().replace('-', "_"));
+    let told = error.render().to_string();
+    // What is as wrong without the variable is the command line's own.
+    let again = without(Cli::command(), &variable).try_get_matches_from(std::env::args_os());
+    let is_own = again.is_err_and(|error| error.render().to_string() == told);
+    (!is_own).then(|| told.replacen(&format!("for '{argument}'"), &format!("in {variable}"), 1))
+}
+
+/// A command that does not look at a variable.
+fn without(command: clap::Command, variable: &str) -> clap::Command {
+    let command = command.mut_args(|argument| match argument.get_env() {
+        Some(name) if name == variable => argument.env(None::<&'static str>),
+        _ => argument,
+    });
+    command.mut_subcommands(|verb| without(verb, variable))
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    let port = text.parse().ok().filter(|port| *port > 0);
+    port.ok_or("a port is a number from 1 to 65535")
+}
+
+fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse().map_err(|_| "a size is a number and a unit, like 10MiB")
+}
+
 impl Global {
     /// Whether the key was named on the command line, and not by its variable.
     pub fn has_identity_option(&self) -> bool {
@@ -139,7 +189,7 @@ pub struct Copying {
     pub compress: bool,
 
     /// Bytes in a second at the most, like 10MiB
-    #[arg(long, env = "FTC_BWLIMIT", value_name = "BYTES")]
+    #[arg(long, env = "FTC_BWLIMIT", value_name = "BYTES", value_parser = size)]
     pub bwlimit: Option<ByteSize>,
 
     /// Connections to work on at once

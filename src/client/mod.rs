@@ -42,7 +42,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::types::{Escaped, is_acting};
@@ -60,7 +59,7 @@ const LAST_WORKS: Duration = Duration::from_secs(2);
 
 /// Runs `ftc` and gives its exit code; `ftc --help` lists them.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     if let Verb::Complete { line, end } = &cli.verb {
         print(&complete::complete(line, end.as_deref()));
         return ExitCode::SUCCESS;
