@@ -213,3 +213,20 @@ fn a_value_that_is_none_is_blamed_on_whoever_gave_it() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn the_advice_to_trust_a_server_names_the_key_that_was_named() -> TestResult {
+    let daemon = daemon_with(&[])?;
+    std::fs::copy(daemon.path("key"), daemon.path("my key"))?;
+    let host = &daemon.address;
+    for (word, shown) in [("key", "-i key "), ("my key", "-i 'my key' ")] {
+        let ftc = daemon.ftc_tls().env_remove("FTC_IDENTITY").env_remove("FTC_ACCEPT_NEW");
+        let ran = ftc.run(["-i", word, "ls"])?;
+        assert_eq!(ran.code, Some(4), "{}", ran.err);
+        assert!(ran.err.contains(&format!(" {shown}ls ftd://{host}/")), "{}", ran.err);
+    }
+    // What is set elsewhere is so again next time.
+    let ran = daemon.ftc_tls().env_remove("FTC_ACCEPT_NEW").run(["ls"])?;
+    assert!(!ran.err.contains(" -i "), "{}", ran.err);
+    Ok(())
+}

@@ -14,6 +14,7 @@ use super::engine::{Early, Line, Throttle};
 use super::exit::{Exit, Failure, said, tell};
 use super::operand::Server;
 use super::settings::{Settings, home};
+use super::shell_word;
 use crate::identity::{
     KeyError, KnownHosts, PrivateKey, Signer, agent_keys, client_config, fingerprint,
     parse_public_line, public_line, read_key_file,
@@ -307,6 +308,8 @@ struct Trust {
     judge: Judge,
     host: String,
     file: PathBuf,
+    /// What of the command line has to be said again, before the verb.
+    options: String,
     known: Vec<PublicKey>,
     unasked: bool,
     is_told: bool,
@@ -326,12 +329,24 @@ impl Trust {
         });
         let (host, file) = (host.to_owned(), settings.known_hosts.clone());
         let is_told = !settings.global.quiet && !settings.global.json;
-        Ok(Self { judge, host, file, known, unasked: settings.unasked, is_told, was_asked: false })
+        let identity = settings.identity.as_ref().filter(|_| settings.global.has_identity_option());
+        let options = identity.map(|path| format!("-i {} ", shell_word(path.as_os_str())));
+        let options = options.unwrap_or_default();
+        Ok(Self {
+            judge,
+            host,
+            file,
+            options,
+            known,
+            unasked: settings.unasked,
+            is_told,
+            was_asked: false,
+        })
     }
 
     /// The server showed a key that is not good yet: asks, if there is somebody to ask.
     fn ask(&mut self, key: &PublicKey) -> Result<(), Failure> {
-        let (host, shown) = (&self.host, fingerprint(key));
+        let (host, options, shown) = (&self.host, &self.options, fingerprint(key));
         if let Some(wanted) = self.judge.with(|judged| judged.fingerprint.clone()) {
             return Err(Failure::new(
                 Exit::Auth,
@@ -352,7 +367,7 @@ impl Trust {
             )
             .hint(format!(
                 "ask the administrator what ftd fingerprint prints there; if it is the new key, trust that instead \
-                 with: ftc --fingerprint … ls ftd://{host}/"
+                 with: ftc --fingerprint … {options}ls ftd://{host}/"
             )));
         }
         let is_there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
@@ -362,7 +377,7 @@ impl Trust {
                 format!("the server {host} is not known; its key is {shown}"),
             )
             .hint(format!(
-                "if this is what ftd fingerprint prints there, trust it with: ftc --fingerprint {shown} ls ftd://{host}/"
+                "if this is what ftd fingerprint prints there, trust it with: ftc --fingerprint {shown} {options}ls ftd://{host}/"
             )));
         }
         eprint!(

@@ -36,6 +36,7 @@ mod verify;
 
 pub use exit::Exit;
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
@@ -154,16 +155,17 @@ fn style(global: &Global, verb: &Verb) -> Style {
 
 /// The line that goes on where this run was interrupted: the same one.
 fn again() -> String {
-    let words = std::env::args_os().map(|word| {
-        let text = Escaped(word.as_bytes()).to_string();
-        let is_plain = !text.is_empty()
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_./:@%+=,".contains(&byte));
-        if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
-    });
+    let words = std::env::args_os().map(|word| shell_word(&word));
     let line = words.collect::<Vec<_>>().join(" ");
     format!("interrupted; this goes on where it stopped:\n  {line}")
+}
+
+/// A word as a shell takes it.
+fn shell_word(word: &OsStr) -> String {
+    let text = Escaped(word.as_bytes()).to_string();
+    let is_plain = !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:@%+=,".contains(&byte));
+    if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 impl Verb {
