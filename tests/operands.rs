@@ -230,3 +230,17 @@ fn the_advice_to_trust_a_server_names_the_key_that_was_named() -> TestResult {
     assert!(!ran.err.contains(" -i "), "{}", ran.err);
     Ok(())
 }
+
+#[test]
+fn a_full_quota_says_that_interrupted_uploads_count() -> TestResult {
+    let daemon = {
+        let setup = Setup::new()?;
+        setup.add_user("bob", "quota = \"1MiB\"")?;
+        setup.start()?
+    };
+    let ftc = daemon.ftc_tls().env("FTC_IDENTITY", daemon.path("bob"));
+    let ran = ftc.input(vec![0; 2 << 20]).run(["put", "-", ":large"])?;
+    assert_eq!(ran.code, Some(8), "{}", ran.err);
+    assert!(ran.err.contains("interrupted uploads count until"), "{}", ran.err);
+    Ok(())
+}

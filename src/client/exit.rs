@@ -164,7 +164,10 @@ fn remedy(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::NotEmpty => "remove it and all that is in it with: ftc rm -r",
         ErrorCode::TooLarge => "the limit is the administrator's: max-file-size in ftd.toml",
         ErrorCode::NoSpace => "the server's disk is full: tell the administrator",
-        ErrorCode::Quota => "make room with: ftc rm, or ask the administrator for more",
+        ErrorCode::Quota => {
+            "make room with: ftc rm, or ask the administrator for more; interrupted uploads count until they are \
+             finished or expire"
+        }
         ErrorCode::ReadOnly => {
             "the server's disk takes no changes at the moment: tell the administrator"
         }
