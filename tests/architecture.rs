@@ -25,7 +25,8 @@ const FLOORS: [(&str, usize); 11] = [
 const LINES_MAX: usize = 600;
 
 /// The files outside `fsroot` that may open a path, each for a reason that stands in it.
-const OPENERS: [&str; 17] = [
+const OPENERS: [&str; 18] = [
+    "src/client/ask.rs",
     "src/client/connect.rs",
     "src/client/local/mod.rs",
     "src/client/local/stdout.rs",

@@ -1,7 +1,7 @@
 //! From a server's name to a connection on which both sides know who the other is.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
+use super::ask::{Echo, ask};
 use super::engine::{Early, Line, Throttle};
 use super::exit::{Exit, Failure, said, tell};
 use super::operand::Server;
@@ -82,7 +83,7 @@ impl Dialer {
 #[derive(Default)]
 pub struct Keys {
     taken: Mutex<HashMap<String, Signer>>,
-    at_hand: Mutex<HashMap<PathBuf, Signer>>,
+    at_hand: tokio::sync::Mutex<HashMap<PathBuf, Signer>>,
 }
 
 impl Keys {
@@ -90,13 +91,18 @@ impl Keys {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn signer(&self, candidate: &Candidate, settings: &Settings) -> Result<Signer, Failure> {
-        let Source::File(path) = &candidate.source else { return candidate.signer(settings) };
-        let mut at_hand = self.at_hand.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn signer(&self, candidate: &Candidate, settings: &Settings) -> Result<Signer, Failure> {
+        let path = match &candidate.source {
+            Source::Agent(socket, key) => {
+                return Ok(Signer::from_agent(socket.clone(), key.clone()));
+            }
+            Source::File(path) => path,
+        };
+        let mut at_hand = self.at_hand.lock().await;
         if let Some(signer) = at_hand.get(path) {
             return Ok(signer.clone());
         }
-        let signer = candidate.signer(settings)?;
+        let signer = unlock(path, settings).await?;
         at_hand.insert(path.clone(), signer.clone());
         Ok(signer)
     }
@@ -128,7 +134,7 @@ async fn connect_tls(
     let candidates = candidates(settings);
     let is_only = candidates.len() == 1;
     for candidate in candidates.into_iter().take(tries) {
-        let signer = keys.signer(&candidate, settings)?;
+        let signer = keys.signer(&candidate, settings).await?;
         if settings.global.verbose {
             tell(format_args!("ftc: offer {} ({})", fingerprint(signer.public()), candidate.from));
         }
@@ -248,7 +254,7 @@ async fn attempt(
                     ));
                 }
                 match trust.judge.seen() {
-                    Some(key) if !trust.judge.trusts(&key) => trust.ask(&key)?, // And once more.
+                    Some(key) if !trust.judge.trusts(&key) => trust.ask(&key).await?, // And once more.
                     _ => return Err(of_handshake(error)),
                 }
             }
@@ -345,7 +351,7 @@ impl Trust {
     }
 
     /// The server showed a key that is not good yet: asks, if there is somebody to ask.
-    fn ask(&mut self, key: &PublicKey) -> Result<(), Failure> {
+    async fn ask(&mut self, key: &PublicKey) -> Result<(), Failure> {
         let (host, options, shown) = (&self.host, &self.options, fingerprint(key));
         if let Some(wanted) = self.judge.with(|judged| judged.fingerprint.clone()) {
             return Err(Failure::new(
@@ -370,26 +376,33 @@ impl Trust {
                  with: ftc --fingerprint … {options}ls ftd://{host}/"
             )));
         }
-        let is_there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-        if self.unasked || !is_there {
-            return Err(Failure::new(
+        let nobody = || {
+            Failure::new(
                 Exit::Auth,
                 format!("the server {host} is not known; its key is {shown}"),
             )
             .hint(format!(
                 "if this is what ftd fingerprint prints there, trust it with: ftc --fingerprint {shown} {options}ls ftd://{host}/"
-            )));
+            ))
+        };
+        let is_there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if self.unasked || !is_there {
+            return Err(nobody());
         }
-        eprint!(
+        let question = format!(
             "The server {host} is not known.\nIts key is {shown}.\nThe administrator sees it with: ftd fingerprint\n\
              Trust it from now on (yes/no)? "
         );
         self.was_asked = true;
-        let _ = std::io::stderr().flush();
-        let mut answer = String::new();
-        let read = std::io::stdin().lock().read_line(&mut answer);
-        if read.is_err() || !matches!(answer.trim(), "yes" | "y") {
-            return Err(Failure::new(Exit::Auth, "the server is not trusted; nothing was sent"));
+        match ask(&question, Echo::Shown).await {
+            Ok(answer) if matches!(answer.trim(), "yes" | "y") => {}
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(nobody()),
+            _ => {
+                return Err(Failure::new(
+                    Exit::Auth,
+                    "the server is not trusted; nothing was sent",
+                ));
+            }
         }
         self.judge.with(|judged| judged.good.push(key.clone()));
         Ok(())
@@ -432,15 +445,6 @@ enum Source {
     File(PathBuf),
 }
 
-impl Candidate {
-    fn signer(&self, settings: &Settings) -> Result<Signer, Failure> {
-        match &self.source {
-            Source::Agent(socket, key) => Ok(Signer::from_agent(socket.clone(), key.clone())),
-            Source::File(path) => unlock(path, settings),
-        }
-    }
-}
-
 /// The keys to try: the one that is named, or those of the agent and then the usual files.
 fn candidates(settings: &Settings) -> Vec<Candidate> {
     if let Some(path) = &settings.identity {
@@ -481,7 +485,7 @@ fn agent_socket() -> Option<PathBuf> {
 
 /// Reads a key file. One with a passphrase is first looked for in the agent; then the passphrase is
 /// asked for.
-fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
+async fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     let fail = |error: KeyError| match error {
         error @ KeyError::File { .. } => {
             let failure = Failure::new(Exit::Auth, error.to_string());
@@ -511,13 +515,12 @@ fn unlock(path: &Path, settings: &Settings) -> Result<Signer, Failure> {
     }
     for _ in 0..PASSPHRASES_MAX {
         let prompt = format!("Passphrase of {}: ", path.display());
-        let passphrase = rpassword::prompt_password(prompt).map_err(|_| {
+        let passphrase = ask(&prompt, Echo::Hidden).await.map_err(|_| {
             let text = "the key has a passphrase, and nobody is there to be asked";
             Failure::new(Exit::Auth, text)
                 .doing(path.display())
                 .hint(format!("load it with: ssh-add {}", path.display()))
         })?;
-        let passphrase = zeroize::Zeroizing::new(passphrase);
         match PrivateKey::parse_openssh(&pem, Some(&passphrase)) {
             Err(KeyError::WrongPassphrase) => tell(format_args!("ftc: the passphrase is wrong")),
             key => return key.map(Signer::from_private).map_err(fail),

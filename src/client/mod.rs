@@ -1,12 +1,13 @@
 //! Floor 4: the client.
 //!
 //! `job.rs` is a run: settings, connections, counts. `engine/` carries many requests on one connection;
-//! `connect.rs` makes it. `gather.rs`, `put.rs` and `get.rs` walk, read and send with bounded memory, and use
-//! `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and `verify.rs` are the verbs
-//! that move no content; `remote.rs` turns operands into names, and `held.rs` bounds how many are kept. `local/` is
-//! the user's own side, and `report/` all that is told. `shell/` is the prompt, and `complete.rs` answers those of
-//! other shells.
+//! `connect.rs` makes it, and `ask.rs` asks the user for it. `gather.rs`, `put.rs` and `get.rs` walk, read and send
+//! with bounded memory, and use `upload.rs`, `resume.rs` and `download.rs` for one file each. `names.rs`, `look.rs` and
+//! `verify.rs` are the verbs that move no content; `remote.rs` turns operands into names, and `held.rs` bounds how many
+//! are kept. `local/` is the user's own side, and `report/` all that is told. `shell/` is the prompt, and `complete.rs`
+//! answers those of other shells.
 
+mod ask;
 pub mod cli;
 mod command;
 mod complete;
@@ -115,7 +116,7 @@ async fn run(cli: Cli) -> Exit {
         job.finish().await
     };
     tokio::select! {
-        exit = work => exit,
+        biased; // Signals are heard before anything is begun.
         () = interrupted() => {
             // Else the file threads would wait for content, and be gone before they tidy up.
             job.drop_lines();
@@ -127,6 +128,7 @@ async fn run(cli: Cli) -> Exit {
             tell(format_args!("ftc: {what}"));
             Exit::Interrupted
         }
+        exit = work => exit,
     }
 }
 

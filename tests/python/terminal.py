@@ -1,14 +1,18 @@
 """Runs a command on a terminal of its own and talks to it.
 
-Usage: terminal.py SCRIPT COMMAND...; SCRIPT is JSON: a list of [what to wait for, what to type then].
-Prints everything that the command printed, and ends as it ends. Waits for text, never for time.
+Usage: terminal.py SCRIPT COMMAND...; SCRIPT is JSON: a list of [what to wait for, what to type then], or of
+[what to wait for, what to type then, seconds in which nothing may come before that]. "SIGTERM" is not typed but sent.
+Prints everything that the command printed, and ends as it ends. Waits for text, and for time only where nothing may come.
+A command that leaves the terminal without its echo has failed.
 """
 
 import json
 import os
 import pty
 import select
+import signal
 import sys
+import termios
 
 PATIENCE = 20
 
@@ -34,17 +38,26 @@ def main():
         seen += read
         return bool(read)
 
-    for expected, typed in script:
+    for expected, typed, *quiet in script:
         while (found := seen.find(expected.encode(), start)) < 0:
             if not more():
                 sys.stdout.buffer.write(seen)
                 sys.exit(f"it ended before it said {expected!r}")
         start = found + len(expected.encode())
-        os.write(terminal, typed.encode())
+        for seconds in filter(None, quiet):
+            if select.select([terminal], [], [], seconds)[0] and more():
+                sys.stdout.buffer.write(seen)
+                sys.exit(f"something came after {expected!r}")
+        if typed == "SIGTERM":
+            os.kill(child, signal.SIGTERM)
+        else:
+            os.write(terminal, typed.encode())
     while more():
         pass
     sys.stdout.buffer.write(seen)
     sys.stdout.flush()
+    if not termios.tcgetattr(terminal)[3] & termios.ECHO:
+        sys.exit("the terminal is left without its echo")
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 

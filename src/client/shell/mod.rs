@@ -146,7 +146,14 @@ impl Shell {
         }
         // The first connection now, so that a wrong name or key is told before the first line.
         let server = self.job.default_server()?;
-        self.job.steady_line(&server, 0).await?;
+        tokio::select! {
+            biased; // Signals are heard before anything is asked.
+            () = super::interrupted() => {
+                super::exit::tell(format_args!("ftc: interrupted"));
+                return Ok(Exit::Interrupted);
+            }
+            line = self.job.steady_line(&server, 0) => drop(line?),
+        }
         loop {
             let (rest, line) = tokio::task::spawn_blocking(move || {
                 let line = editor.readline(PROMPT);
@@ -189,7 +196,7 @@ impl Shell {
             return (Exit::Ok, Turn::Leave);
         }
         let exit = tokio::select! {
-            exit = self.run(&words) => exit,
+            biased;
             () = super::interrupted() => {
                 // What was under way counts as cut, so that it can be resumed.
                 self.job.drop_lines();
@@ -197,6 +204,7 @@ impl Shell {
                 super::exit::tell(format_args!("ftc: interrupted"));
                 Exit::Interrupted
             }
+            exit = self.run(&words) => exit,
         };
         (exit, Turn::On)
     }
