@@ -14,6 +14,8 @@ type Script<'a> = &'a [(&'a str, &'a str, f32)];
 
 /// The end of the question about a server's key.
 const TRUST: &str = "(yes/no)? ";
+/// Seconds in which a bar would have been drawn.
+const A_WHILE: f32 = 0.7;
 
 /// Runs `ftc` on a terminal, over TLS: waits for each text, and types what belongs to it after so many seconds in
 /// which nothing came.
@@ -55,6 +57,27 @@ fn daemon() -> Result<Daemon, Box<dyn std::error::Error>> {
     std::fs::create_dir(daemon.path("tree"))?;
     std::fs::write(daemon.path("tree/a"), "a")?;
     Ok(daemon)
+}
+
+#[test]
+fn no_progress_is_drawn_over_a_question() -> TestResult {
+    let daemon = daemon()?;
+    daemon.ftc_unix().input("x").ok(["put", "-", ":there"])?;
+    for words in [&["put", "file"][..], &["get", ":there"], &["put", "-r", "tree"]] {
+        // The passphrase comes first: it is needed before the server shows its key.
+        let script = [
+            ("Passphrase of ", "", 0.0),
+            (": ", "open sesame\r", A_WHILE),
+            (TRUST, "yes\r", A_WHILE),
+        ];
+        let (code, text) = on_terminal(&daemon, "locked", words, &script)?;
+        assert_eq!(code, Some(0), "{words:?}: {text}");
+        let (before, _) = text.split_once(TRUST).ok_or("no question")?;
+        assert!(!before.contains('%') && !before.contains(" B "), "{words:?}: {text:?}");
+        assert!(!text.contains("sesame"), "{text}");
+        std::fs::remove_file(daemon.path("known_hosts"))?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -209,6 +209,7 @@ impl Job {
         let mut place = seat.line.lock().await;
         if let Some(line) = place.as_ref().filter(|line| !line.is_broken()) {
             self.compress(line, server).await;
+            self.report.connected();
             return Ok(line.clone());
         }
         let key = (server.name(), number);
@@ -216,7 +217,11 @@ impl Job {
             return Err(failure.clone());
         }
         let Shared { keys, dialer, throttle, .. } = &*self.shared;
-        let made = connect(server, &self.settings, keys, dialer, throttle, &seat.stood).await;
+        let made = {
+            // Who was let in before is not asked again.
+            let _undrawn = (!seat.stood.load(Ordering::Relaxed)).then(|| self.report.connecting());
+            connect(server, &self.settings, keys, dialer, throttle, &seat.stood).await
+        };
         let made = made.map_err(|failure| match failure.hint {
             None if failure.is_cut => failure.hint(
                 "perhaps too many come from your address at once, or with wrong keys: try again in some minutes",
@@ -235,6 +240,7 @@ impl Job {
                 format!("logged in to {} ({version}) as {user}", server.name())
             });
         }
+        self.report.connected();
         self.compress(&made, server).await;
         *place = Some(made.clone());
         Ok(made)

@@ -1,7 +1,7 @@
 //! Bars on a terminal: one for each large file at hand, and one for the job.
 
 use std::io::IsTerminal as _;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,6 +15,21 @@ pub(super) struct Bars {
     all: Option<MultiProgress>,
     job: OnceLock<ProgressBar>,
     files: std::sync::atomic::AtomicU64,
+    curtain: Mutex<Curtain>,
+}
+
+/// Whether the bars can be seen: not before there is a connection, and not while another one is made, because
+/// the user may be asked something then.
+#[derive(Default)]
+struct Curtain {
+    is_begun: bool,
+    connecting: usize,
+}
+
+impl Curtain {
+    fn is_open(&self) -> bool {
+        self.is_begun && self.connecting == 0
+    }
 }
 
 /// The bar of one file.
@@ -23,8 +38,38 @@ pub(super) struct Bar(ProgressBar);
 impl Bars {
     pub(super) fn new(hidden: bool) -> Self {
         let visible = !hidden && std::io::stderr().is_terminal();
-        let all = visible.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-        Self { all, job: OnceLock::new(), files: 0.into() }
+        let all = visible.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::hidden()));
+        Self { all, job: OnceLock::new(), files: 0.into(), curtain: Mutex::default() }
+    }
+
+    /// A connection is being made.
+    pub(super) fn connecting(&self) {
+        self.draw(|curtain| curtain.connecting += 1);
+    }
+
+    /// It was made, or was not.
+    pub(super) fn connected(&self) {
+        self.draw(|curtain| curtain.connecting -= 1);
+    }
+
+    /// There is a connection on which something can move.
+    pub(super) fn begin(&self) {
+        self.draw(|curtain| curtain.is_begun = true);
+    }
+
+    fn draw(&self, change: impl FnOnce(&mut Curtain)) {
+        let Some(all) = &self.all else { return };
+        let mut curtain = self.curtain.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_open = curtain.is_open();
+        change(&mut curtain);
+        match (was_open, curtain.is_open()) {
+            (false, true) => all.set_draw_target(ProgressDrawTarget::stderr()),
+            (true, false) => {
+                let _ = all.clear(); // A terminal that is gone shows nothing.
+                all.set_draw_target(ProgressDrawTarget::hidden());
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn is_visible(&self) -> bool {

@@ -315,6 +315,17 @@ impl Report {
         }
     }
 
+    /// No bars are drawn while what this gives lives: a connection is being made, and the user may be asked.
+    pub fn connecting(&self) -> Connecting {
+        self.0.bars.connecting();
+        Connecting(self.clone())
+    }
+
+    /// There is a connection: bars are drawn from now on.
+    pub fn connected(&self) {
+        self.0.bars.begin();
+    }
+
     /// Takes the bars away, and tells nothing.
     pub fn clear(&self) {
         self.0.bars.clear();
@@ -372,6 +383,15 @@ impl Report {
             let failure = Failure::new(Exit::Other, said(&error)).doing("write the receipt");
             super::exit::report(&failure.hint("the files themselves are as it says here"));
         }
+    }
+}
+
+/// A connection that is being made.
+pub struct Connecting(Report);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.0.bars.connected();
     }
 }
 
