@@ -151,3 +151,66 @@ fn bars_tell_of_the_file_and_of_the_job() -> TestResult {
     assert_eq!(quiet, (Some(0), String::new()));
     Ok(())
 }
+
+/// Files that the user named count in the total as the files of a tree do, from the beginning.
+#[test]
+fn the_total_counts_files_that_were_named() -> TestResult {
+    let daemon = Daemon::start()?;
+    for name in ["one", "two"] {
+        std::fs::write(daemon.path(name), noise(6_000_000, 4))?;
+    }
+    std::fs::create_dir(daemon.path("back"))?;
+    for words in [&["put", "one", "two", ":in/"][..], &["get", ":in/one", ":in/two", "back"]] {
+        let slow = [&words[..1], &["--bwlimit", "6MiB"][..], &words[1..]].concat();
+        let (code, text) = on_terminal(&daemon, &slow, &[])?;
+        assert_eq!(code, Some(0), "{words:?}: {text}");
+        assert!(text.contains("1 of 2 files"), "{words:?}: {text}");
+        assert!(!text.contains("1 of 1 files"), "{words:?}: {text}");
+        // All of it is 12 MB.
+        let early = text.split(" files ").skip(1).find(|rest| {
+            let mut words = rest.split_whitespace();
+            words.next() == Some("100%") && words.next() != Some("11.44")
+        });
+        assert_eq!(early, None, "{words:?}: {text}");
+    }
+    Ok(())
+}
+
+/// What an earlier run had left does not count as fast.
+#[test]
+fn the_rate_is_that_of_what_moved_in_this_run() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("large"), noise(120 << 20, 4))?;
+    std::fs::create_dir(daemon.path("back"))?;
+    let cut = |words: &[&str], directory: &str| -> TestResult {
+        let mut child = daemon.ftc_unix().spawn(words)?;
+        support::wait_until("80 MiB are there", || {
+            let files = std::fs::read_dir(daemon.path(directory))?.flatten();
+            Ok(files.filter_map(|file| file.metadata().ok()).any(|meta| meta.len() >= 80 << 20))
+        })?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    };
+    for (words, directory) in [
+        (&["put", "large"][..], "root/.ftd-stage"),
+        (&["get", ":large", "back/"], "back"),
+        (&["put", "-r", "large", ":again"], "root/.ftd-stage"),
+    ] {
+        let slow = [words, &["--bwlimit", "100MiB"][..]].concat();
+        cut(&slow, directory)?;
+        let slow = [words, &["--bwlimit", "10MiB"][..]].concat();
+        let (code, text) = on_terminal(&daemon, &slow, &[])?;
+        assert_eq!(code, Some(0), "{words:?}: {text}");
+        assert!(text.contains("resumed at") || text.contains("1 of 1 files"), "{text}");
+        assert!(!text.contains("GiB/s"), "{words:?}: {text}");
+        let shown: Vec<&str> = text.split_whitespace().collect();
+        let rates = shown.windows(2).filter(|pair| pair[1] == "MiB/s");
+        let most = rates.filter_map(|pair| pair[0].parse().ok()).fold(0.0, f64::max);
+        assert!(most > 0.0 && most < 40.0, "{words:?}: {most} MiB/s: {text}");
+        // How far it is counts what was there.
+        let percent = shown.iter().filter_map(|word| word.strip_suffix('%')?.parse().ok());
+        assert!(percent.filter(|far| (50..90).contains(far)).count() > 2, "{text}");
+    }
+    Ok(())
+}

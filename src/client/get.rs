@@ -91,6 +91,10 @@ pub async fn get(
             .hint(format!("make it with: mkdir {}", Escaped(local.as_bytes()))));
     }
     let workers = Workers::new(WORKERS);
+    let mut counting = JoinSet::new(); // Which ends with this get.
+    if (several || how.recursive) && job.report.wants_totals() {
+        counting.spawn(count(Arc::clone(job), sources.clone()));
+    }
     for (server, named) in sources {
         let (how, workers) = (how.clone(), workers.clone());
         let get = Arc::new(Get { job: Arc::clone(job), server, how, durability, workers });
@@ -100,6 +104,20 @@ pub async fn get(
         }
     }
     Ok(())
+}
+
+/// Finds out how much the files are that were named; what is in directories is found when they are listed.
+async fn count(job: Arc<Job>, sources: Vec<(Server, Named)>) {
+    for (server, named) in sources {
+        if named.path.is_none() || named.kind == Some(EntryType::Directory) {
+            continue;
+        }
+        // Who may not look may still fetch: then it counts, and its size does not.
+        match stat(&job, &server, named.path.as_ref()).await {
+            Ok(info) if info.kind != EntryType::File => {}
+            info => job.report.found(1, info.map_or(0, |info| info.bytes.unwrap_or(0))),
+        }
+    }
 }
 
 /// A file to be fetched.

@@ -248,7 +248,12 @@ impl Put {
             let (report, roots) = (self.job.report.clone(), roots.clone());
             tokio::task::spawn_blocking(move || {
                 for (local, _) in roots {
-                    let _ = walk(Path::new(&local), |found| {
+                    let local = Path::new(&local);
+                    if let Ok(Named::File(_)) = Named::open(local) {
+                        report.found(1, Leaf::named(local).map_or(0, |leaf| leaf.bytes()));
+                        continue;
+                    }
+                    let _ = walk(local, |found| {
                         if let Found::File(leaf) = found {
                             report.found(1, leaf.bytes());
                         }

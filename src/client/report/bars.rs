@@ -1,20 +1,25 @@
 //! Bars on a terminal: one for each large file at hand, and one for the job.
 
+use std::fmt::Write;
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 
 const KNOWN: &str =
-    "{wide_msg} {percent:>3}% {bytes:>11} {binary_bytes_per_sec:>13} {eta:>4} {prefix}";
-const UNKNOWN: &str = "{wide_msg} {bytes:>11} {binary_bytes_per_sec:>13} {elapsed:>4} {prefix}";
+    "{wide_msg} {share:>3}% {content:>11} {binary_bytes_per_sec:>13} {eta:>4} {prefix}";
+const UNKNOWN: &str = "{wide_msg} {content:>11} {binary_bytes_per_sec:>13} {elapsed:>4} {prefix}";
 
 /// All bars of a run. Nothing at all unless stderr is a terminal.
 pub(super) struct Bars {
     all: Option<MultiProgress>,
-    job: OnceLock<ProgressBar>,
-    files: std::sync::atomic::AtomicU64,
+    job: OnceLock<Gauge>,
+    files_found: AtomicU64,
+    files_done: AtomicU64,
     curtain: Mutex<Curtain>,
 }
 
@@ -33,13 +38,84 @@ impl Curtain {
 }
 
 /// The bar of one file.
-pub(super) struct Bar(ProgressBar);
+pub(super) struct Bar(Gauge);
+
+/// A bar, and what of it need not move: because an earlier run left it, or it is there already. To the bar itself
+/// only the rest exists, so that rate and time left are of that.
+struct Gauge {
+    bar: ProgressBar,
+    /// All that there is; `u64::MAX` while that is not known.
+    total: AtomicU64,
+    passed: Arc<AtomicU64>,
+}
+
+impl Gauge {
+    fn new(bytes: Option<u64>) -> Self {
+        let gauge = Self {
+            // Hidden until it is one of all bars: else it would draw itself.
+            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+            total: AtomicU64::new(u64::MAX),
+            passed: Arc::default(),
+        };
+        match bytes {
+            Some(bytes) => gauge.length(bytes),
+            None => gauge.bar.set_style(gauge.style(UNKNOWN)),
+        }
+        gauge
+    }
+
+    fn length(&self, bytes: u64) {
+        if self.total.swap(bytes, Ordering::Relaxed) == u64::MAX {
+            self.bar.set_style(self.style(KNOWN));
+        }
+        self.resize();
+    }
+
+    /// So many bytes need not move.
+    fn pass(&self, bytes: u64) {
+        self.passed.fetch_add(bytes, Ordering::Relaxed);
+        self.resize();
+    }
+
+    /// So many bytes have to move again, and so many may have to move after all.
+    fn retreat(&self, moved: u64, passed: u64) {
+        self.passed.fetch_sub(passed, Ordering::Relaxed);
+        self.bar.set_position(self.bar.position().saturating_sub(moved));
+        self.resize();
+    }
+
+    fn resize(&self) {
+        let total = self.total.load(Ordering::Relaxed);
+        if total != u64::MAX {
+            self.bar.set_length(total.saturating_sub(self.passed.load(Ordering::Relaxed)));
+        }
+    }
+
+    fn style(&self, template: &str) -> ProgressStyle {
+        let style = ProgressStyle::with_template(template);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let (of_share, of_content) = (Arc::clone(&self.passed), Arc::clone(&self.passed));
+        let share = move |state: &ProgressState, out: &mut dyn Write| {
+            let passed = of_share.load(Ordering::Relaxed);
+            let total = u128::from(state.len().unwrap_or(0).saturating_add(passed));
+            let done = u128::from(state.pos().saturating_add(passed)) * 100;
+            let share = done.checked_div(total).unwrap_or(100).min(100);
+            let _ = write!(out, "{share}"); // To memory.
+        };
+        let content = move |state: &ProgressState, out: &mut dyn Write| {
+            let passed = of_content.load(Ordering::Relaxed);
+            let _ = write!(out, "{}", HumanBytes(state.pos().saturating_add(passed))); // To memory.
+        };
+        style.with_key("share", share).with_key("content", content)
+    }
+}
 
 impl Bars {
     pub(super) fn new(hidden: bool) -> Self {
         let visible = !hidden && std::io::stderr().is_terminal();
         let all = visible.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::hidden()));
-        Self { all, job: OnceLock::new(), files: 0.into(), curtain: Mutex::default() }
+        let (files_found, files_done) = (0.into(), 0.into());
+        Self { all, job: OnceLock::new(), files_found, files_done, curtain: Mutex::default() }
     }
 
     /// A connection is being made.
@@ -80,57 +156,67 @@ impl Bars {
     pub(super) fn job(&self) {
         if let Some(all) = &self.all {
             self.job.get_or_init(|| {
-                let bar = all.add(ProgressBar::new(0));
-                bar.set_style(style(KNOWN));
-                bar.set_message("0 files");
-                bar.enable_steady_tick(Duration::from_millis(200));
-                bar
+                let gauge = Gauge::new(None);
+                gauge.bar.set_message("0 files");
+                let gauge = Gauge { bar: all.add(gauge.bar), ..gauge };
+                gauge.bar.enable_steady_tick(Duration::from_millis(200));
+                gauge
             });
         }
     }
 
     /// So much is to be done in all, as far as is known.
     pub(super) fn found(&self, files: u64, bytes: u64) {
-        self.files.store(files, std::sync::atomic::Ordering::Relaxed);
+        self.files_found.fetch_max(files, Ordering::Relaxed);
         if let Some(job) = self.job.get() {
-            job.set_length(bytes);
+            job.length(bytes);
         }
+        self.tell_files();
     }
 
     /// So many files are done.
     pub(super) fn advance_files(&self, done: u64) {
+        self.files_done.fetch_max(done, Ordering::Relaxed);
+        self.tell_files();
+    }
+
+    fn tell_files(&self) {
         if let Some(job) = self.job.get() {
-            let found = self.files.load(std::sync::atomic::Ordering::Relaxed);
-            job.set_message(format!("{done} of {} files", found.max(done)));
+            let done = self.files_done.load(Ordering::Relaxed);
+            let found = self.files_found.load(Ordering::Relaxed).max(done);
+            job.bar.set_message(format!("{done} of {found} files"));
         }
     }
 
     pub(super) fn advance(&self, bytes: u64) {
         if let Some(job) = self.job.get() {
-            job.inc(bytes);
+            job.bar.inc(bytes);
         }
     }
 
-    pub(super) fn retreat(&self, bytes: u64) {
+    pub(super) fn pass(&self, bytes: u64) {
         if let Some(job) = self.job.get() {
-            job.set_position(job.position().saturating_sub(bytes));
+            job.pass(bytes);
+        }
+    }
+
+    pub(super) fn retreat(&self, moved: u64, passed: u64) {
+        if let Some(job) = self.job.get() {
+            job.retreat(moved, passed);
         }
     }
 
     /// A bar for `name`, which is already escaped; `bytes` if the size is known.
     pub(super) fn file(&self, name: &str, bytes: Option<u64>) -> Option<Bar> {
         let all = self.all.as_ref()?;
-        let bar = match bytes {
-            Some(bytes) => ProgressBar::new(bytes).with_style(style(KNOWN)),
-            None => ProgressBar::no_length().with_style(style(UNKNOWN)),
-        };
+        let gauge = Gauge::new(bytes);
+        gauge.bar.set_message(name.to_owned());
         let bar = match self.job.get() {
-            Some(job) => all.insert_before(job, bar),
-            None => all.add(bar),
+            Some(job) => all.insert_before(&job.bar, gauge.bar),
+            None => all.add(gauge.bar),
         };
-        bar.set_message(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
-        Some(Bar(bar))
+        Some(Bar(Gauge { bar, ..gauge }))
     }
 
     /// Prints something without tearing the bars.
@@ -143,31 +229,34 @@ impl Bars {
 
     pub(super) fn clear(&self) {
         if let Some(job) = self.job.get() {
-            job.finish_and_clear();
+            job.bar.finish_and_clear();
         }
     }
 }
 
 impl Bar {
     pub(super) fn length(&self, bytes: u64) {
-        self.0.set_length(bytes);
-        self.0.set_style(style(KNOWN));
+        self.0.length(bytes);
     }
 
     pub(super) fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+        self.0.bar.inc(bytes);
     }
 
-    pub(super) fn restart(&self) {
-        self.0.set_position(0);
+    pub(super) fn pass(&self, bytes: u64) {
+        self.0.pass(bytes);
+    }
+
+    pub(super) fn retreat(&self, moved: u64, passed: u64) {
+        self.0.retreat(moved, passed);
     }
 
     pub(super) fn say(&self, what: &'static str) {
-        self.0.set_prefix(what);
+        self.0.bar.set_prefix(what);
     }
 
     pub(super) fn clear(&self) {
-        self.0.finish_and_clear();
+        self.0.bar.finish_and_clear();
     }
 }
 
@@ -175,8 +264,4 @@ impl Drop for Bar {
     fn drop(&mut self) {
         self.clear();
     }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

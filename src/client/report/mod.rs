@@ -173,7 +173,7 @@ impl Report {
 
     /// Whether somebody would see how much there is to do.
     pub fn wants_totals(&self) -> bool {
-        self.0.bars.is_visible() || self.0.style.events.is_some()
+        self.0.bars.is_visible()
     }
 
     /// It is a job of many files: one bar for all of it, and sums at the end.
@@ -201,7 +201,8 @@ impl Report {
             item,
             bar,
             total: AtomicU64::new(bytes.unwrap_or(u64::MAX)),
-            done: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
             told: Mutex::new(Instant::now()),
         })))
     }
@@ -248,7 +249,7 @@ impl Report {
     pub fn skipped(&self, item: &Item, bytes: u64, reason: &str) {
         let totals = &self.0.totals;
         totals.skipped.fetch_add(1, Ordering::Relaxed);
-        self.0.bars.advance(bytes);
+        self.0.bars.pass(bytes);
         self.event(|| Event::skipped(item, reason));
         if self.is_verbose() {
             self.say(&format!("skipped {}: {reason}", item.shown()));
@@ -404,8 +405,27 @@ struct Metered {
     item: Item,
     bar: Option<Bar>,
     total: AtomicU64,
-    done: AtomicU64,
+    moved: AtomicU64,
+    passed: AtomicU64,
     told: Mutex<Instant>,
+}
+
+impl Metered {
+    fn done(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed) + self.passed.load(Ordering::Relaxed)
+    }
+
+    /// It is so many bytes further, which is an event from time to time.
+    fn tell(&self, bytes: u64) {
+        if self.report.0.style.events.is_some() && bytes > 0 {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= EVENT_EVERY {
+                *told = Instant::now();
+                let total = Some(self.total.load(Ordering::Relaxed)).filter(|t| *t != u64::MAX);
+                self.report.event(|| Event::progress(&self.item, self.done(), total));
+            }
+        }
+    }
 }
 
 impl Meter {
@@ -422,35 +442,35 @@ impl Meter {
     /// So many bytes more have gone over the connection.
     pub fn moved(&self, bytes: usize) {
         let Some(metered) = &self.0 else { return };
-        metered.report.0.totals.moved.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.passed(bytes as u64);
+        let bytes = bytes as u64;
+        metered.report.0.totals.moved.fetch_add(bytes, Ordering::Relaxed);
+        metered.moved.fetch_add(bytes, Ordering::Relaxed);
+        metered.report.0.bars.advance(bytes);
+        if let Some(bar) = &metered.bar {
+            bar.advance(bytes);
+        }
+        metered.tell(bytes);
     }
 
     /// So many bytes need not go over it: an earlier attempt left them.
     pub fn passed(&self, bytes: u64) {
         let Some(metered) = &self.0 else { return };
-        let done = metered.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        metered.report.0.bars.advance(bytes);
+        metered.passed.fetch_add(bytes, Ordering::Relaxed);
+        metered.report.0.bars.pass(bytes);
         if let Some(bar) = &metered.bar {
-            bar.advance(bytes);
+            bar.pass(bytes);
         }
-        if metered.report.0.style.events.is_some() && bytes > 0 {
-            let mut told = metered.told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.elapsed() >= EVENT_EVERY {
-                *told = Instant::now();
-                let total = Some(metered.total.load(Ordering::Relaxed)).filter(|t| *t != u64::MAX);
-                metered.report.event(|| Event::progress(&metered.item, done, total));
-            }
-        }
+        metered.tell(bytes);
     }
 
     /// It begins again, from nothing.
     pub fn restart(&self) {
         let Some(metered) = &self.0 else { return };
-        let done = metered.done.swap(0, Ordering::Relaxed);
-        metered.report.0.bars.retreat(done);
+        let moved = metered.moved.swap(0, Ordering::Relaxed);
+        let passed = metered.passed.swap(0, Ordering::Relaxed);
+        metered.report.0.bars.retreat(moved, passed);
         if let Some(bar) = &metered.bar {
-            bar.restart();
+            bar.retreat(moved, passed);
         }
     }
 
@@ -460,7 +480,7 @@ impl Meter {
             if let Some(bar) = &metered.bar {
                 bar.say(what);
             }
-            if metered.done.load(Ordering::Relaxed) >= PHASE_LEAST {
+            if metered.done() >= PHASE_LEAST {
                 metered.report.event(|| Event::phase(&metered.item, what));
             }
         }
