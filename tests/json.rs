@@ -163,3 +163,46 @@ fn names_of_any_bytes_and_listings_are_json() -> TestResult {
     assert!(sums.iter().any(|row| row["sha256"] == sha256(b"x").as_str()), "{sums:?}");
     Ok(())
 }
+
+/// Whoever reads events is told of an interruption by events, and the last line is what it always is.
+#[test]
+fn an_interruption_is_an_event_and_the_summary_is_last() -> TestResult {
+    use std::io::{BufRead as _, BufReader};
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("f"), noise(9_000_000, 3))?;
+    daemon.ftc_unix().ok(["put", "f", ":there"])?;
+    for (signal, words) in [
+        (nix::sys::signal::Signal::SIGINT, &["put", "--json", "--bwlimit", "1MiB", "f"][..]),
+        (nix::sys::signal::Signal::SIGTERM, &["get", "--json", "--bwlimit", "1MiB", ":there", "g"]),
+        (
+            nix::sys::signal::Signal::SIGINT,
+            &["put", "--json", "-j4", "--bwlimit", "1MiB", "f", "r", ":in/"],
+        ),
+    ] {
+        std::fs::write(daemon.path("r"), noise(3_000_000, 5))?;
+        let mut child = daemon.ftc_unix().spawn(words)?;
+        let mut out = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        let mut told = String::new();
+        while !told.contains("\"progress\"") {
+            assert_ne!(out.read_line(&mut told)?, 0, "{told}");
+        }
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id())?), signal)?;
+        std::io::Read::read_to_string(&mut out, &mut told)?;
+        let output = child.wait_with_output()?;
+        assert_eq!(output.status.code(), Some(11), "{told}");
+        assert_eq!(String::from_utf8(output.stderr)?, "", "texts for people are left out");
+        let told = events(told.as_bytes())?;
+        let [.., error, summary] = told.as_slice() else { return Err("no events".into()) };
+        check(error)?;
+        check(summary)?;
+        assert_eq!(error["event"], "error", "{told:?}");
+        assert_eq!((&error["code"], &error["exit"]), (&"INTERRUPTED".into(), &11.into()));
+        assert!(
+            error["hint"].as_str().is_some_and(|hint| hint.contains("goes on where it stopped: "))
+        );
+        assert!(error.get("path").is_none());
+        assert_eq!((&summary["event"], &summary["exit"]), (&"summary".into(), &11.into()));
+        assert_eq!(summary["done"], 0);
+    }
+    Ok(())
+}

@@ -121,11 +121,25 @@ async fn run(cli: Cli) -> Exit {
             // Else the file threads would wait for content, and be gone before they tidy up.
             job.drop_lines();
             tokio::task::yield_now().await;
+            let line = resumes.then(again);
+            if job.report.has_events() {
+                let failure = Failure::new(Exit::Interrupted, "interrupted");
+                job.note(None, Err(match line {
+                    Some(line) => failure.hint(format!("this goes on where it stopped: {line}")),
+                    None => failure,
+                }));
+                job.sum_up(Exit::Interrupted);
+                return Exit::Interrupted;
+            }
             if io::stderr().is_terminal() {
                 let _ = io::stderr().write_all(b"\r\x1b[K"); // Over what is left of a bar.
             }
-            let what = if resumes { again() } else { NOTHING.to_owned() };
-            tell(format_args!("ftc: {what}"));
+            match line {
+                Some(line) => {
+                    tell(format_args!("ftc: interrupted; this goes on where it stopped:\n  {line}"));
+                }
+                None => tell(format_args!("ftc: {NOTHING}")),
+            }
             Exit::Interrupted
         }
         exit = work => exit,
@@ -158,8 +172,7 @@ fn style(global: &Global, verb: &Verb) -> Style {
 /// The line that goes on where this run was interrupted: the same one.
 fn again() -> String {
     let words = std::env::args_os().map(|word| shell_word(&word));
-    let line = words.collect::<Vec<_>>().join(" ");
-    format!("interrupted; this goes on where it stopped:\n  {line}")
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a shell takes it.

@@ -120,6 +120,8 @@ struct Inner {
     many: AtomicBool,
     totals: Totals,
     started: Instant,
+    /// Whether the last event was told: what ends late tells nothing any more.
+    is_over: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -157,6 +159,7 @@ impl Report {
             many: false.into(),
             totals: Totals::default(),
             started: Instant::now(),
+            is_over: Mutex::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -169,6 +172,11 @@ impl Report {
     /// Whether something was copied of which there is no receipt.
     pub fn lacks_receipts(&self) -> bool {
         self.0.lacks_receipts.load(Ordering::Relaxed)
+    }
+
+    /// Whether programs are told, and not people.
+    pub fn has_events(&self) -> bool {
+        self.0.style.events.is_some()
     }
 
     /// Whether somebody would see how much there is to do.
@@ -342,7 +350,8 @@ impl Report {
         let (bytes, moved) = (load(&totals.bytes), load(&totals.moved));
         let took = self.0.started.elapsed();
         let seconds = took.as_secs_f64();
-        self.event(|| Event::summary([done, skipped, failed, bytes, moved, wire], seconds, exit));
+        let counts = [done, skipped, failed, bytes, moved, wire];
+        self.emit(|| Event::summary(counts, seconds, exit), true);
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
         if self.0.many.load(Ordering::Relaxed) && done + skipped + failed > 0 {
             let rate = HumanBytes(moved.saturating_mul(1000) / millis);
@@ -365,7 +374,16 @@ impl Report {
     }
 
     fn event(&self, event: impl FnOnce() -> Event) {
+        self.emit(event, false);
+    }
+
+    fn emit(&self, event: impl FnOnce() -> Event, is_last: bool) {
         if let Some(stream) = self.0.style.events {
+            let mut is_over = self.0.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+            if *is_over {
+                return;
+            }
+            *is_over = is_last;
             let line = event().line();
             match stream {
                 Stream::Out => super::print(&line),
