@@ -164,6 +164,35 @@ fn an_interrupted_client_prints_the_line_that_resumes() -> TestResult {
     Ok(())
 }
 
+/// Whoever tried in vain for as long as it may is told that the same command goes on.
+#[test]
+fn a_server_that_stays_away_leaves_what_goes_on() -> TestResult {
+    let daemon = Daemon::start()?;
+    std::fs::write(daemon.path("large"), content(100 << 20, 3))?;
+    daemon.ftc_unix().ok(["put", "large", ":there"])?;
+    std::fs::create_dir(daemon.path("in"))?;
+    let stage = daemon.path("root/.ftd-stage");
+    let put = ["put", "--bwlimit", "60MiB", "large", ":l"];
+    let get = ["get", "--bwlimit", "60MiB", ":there", "in/"];
+    let putting = daemon.ftc_unix().env("FTC_RETRY", "1s").spawn(put)?;
+    let getting = daemon.ftc_unix().env("FTC_RETRY", "1s").spawn(get)?;
+    wait_for_bytes(&stage, STEP + (4 << 20))?;
+    wait_for_bytes(&daemon.path("in"), STEP + (4 << 20))?;
+    daemon.signal(nix::sys::signal::Signal::SIGKILL)?;
+    for child in [putting, getting] {
+        let output = child.wait_with_output()?;
+        let told = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(3), "{told}");
+        assert!(told.contains("hint: the same command goes on where it stopped"), "{told}");
+    }
+    // Nothing of these was ever under way.
+    for words in [put, get] {
+        let ran = daemon.ftc_unix().run(words)?;
+        assert!(ran.code == Some(3) && !ran.err.contains("goes on"), "{}", ran.err);
+    }
+    Ok(())
+}
+
 /// L-10: a file that changes while it is sent is never stored with parts of both, whatever its size.
 #[test]
 fn what_changes_while_it_is_sent_is_not_stored() -> TestResult {

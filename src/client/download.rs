@@ -77,7 +77,7 @@ pub async fn fetch_on(
     meter: &Meter,
 ) -> Result<Done, Failure> {
     let mut patience = route.job.patience();
-    let mut reached = 0;
+    let (mut reached, mut is_under_way) = (0, false);
     loop {
         let store = Arc::clone(landing.inbox.store());
         let found = workers.run(move || store.find()).await?;
@@ -91,6 +91,7 @@ pub async fn fetch_on(
         meter.passed(offset);
         let keeper = Some(&**landing.inbox.store());
         let outcome = attempt(route, landing, keeper, found, workers, meter).await;
+        is_under_way |= meter.has_moved();
         let code = outcome.as_ref().err().and_then(|failure| failure.code);
         // It is another file by now, or the part that was there is not what it was.
         if resumes && matches!(code, Some(ErrorCode::Changed | ErrorCode::BadDigest)) {
@@ -101,7 +102,8 @@ pub async fn fetch_on(
             }
         }
         if !route.job.again(&route.server, route.lane, &mut patience, &outcome).await {
-            return outcome.map(|committed| done(&committed, offset));
+            let outcome = outcome.map(|committed| done(&committed, offset));
+            return outcome.map_err(|lost| if is_under_way { lost.goes_on() } else { lost });
         }
     }
 }

@@ -120,6 +120,12 @@ impl Failure {
         self
     }
 
+    /// Says, of what was lost under way and is kept, that it goes on.
+    #[must_use]
+    pub fn goes_on(self) -> Self {
+        if self.is_lost() { self.hint("the same command goes on where it stopped") } else { self }
+    }
+
     /// Says what was being done, in front of why it failed.
     #[must_use]
     pub fn doing(mut self, what: impl fmt::Display) -> Self {

@@ -35,7 +35,7 @@ pub async fn resumable(
     let mut sealed = progress.sealed().map(|end| Seal { bytes: end.bytes, digest: end.sha256 });
     let progress = Arc::new(Mutex::new(progress));
     let mut patience = route.job.patience();
-    let mut reached = 0;
+    let (mut reached, mut is_under_way) = (0, false);
     loop {
         // Everything was sent before, and only the answer is missing.
         if let Some(seal) = sealed
@@ -60,6 +60,7 @@ pub async fn resumable(
                 }
             }
         };
+        is_under_way |= meter.has_moved();
         let outcome = match ended {
             Ended::Local(failure) => return Err(failure),
             Ended::Answered(outcome) => outcome,
@@ -83,6 +84,7 @@ pub async fn resumable(
         if !outcome.as_ref().is_err_and(Failure::is_lost) {
             lock(&progress).clear();
         }
+        let outcome = outcome.map_err(|lost| if is_under_way { lost.goes_on() } else { lost });
         let seal = sealed.unwrap_or(Seal { bytes: 0, digest: Sha256Digest([0; 32]) });
         return stored(&outcome?, seal, request.resume.map_or(0, |resume| resume.offset));
     }

@@ -481,6 +481,11 @@ impl Meter {
         metered.tell(bytes);
     }
 
+    /// Whether something has gone over the connection since it began.
+    pub fn has_moved(&self) -> bool {
+        self.0.as_ref().is_some_and(|metered| metered.moved.load(Ordering::Relaxed) > 0)
+    }
+
     /// It begins again, from nothing.
     pub fn restart(&self) {
         let Some(metered) = &self.0 else { return };
