@@ -130,11 +130,14 @@ impl<'j, 'a, S: Store> Watched<'j, 'a, S> {
     /// Waits until its end was sent, or cannot be any more, and leaves the line.
     pub(super) async fn sent(mut self, gone: impl Future<Output = ()>) {
         let outcome = match &mut self.sent {
-            Some((seal, receipt)) => tokio::select! {
-                biased; // What was sent stays so when the connection ends.
-                sent = receipt => sent.is_ok().then_some(*seal),
-                () = gone => None,
-            },
+            Some((seal, receipt)) => {
+                let is_sent = tokio::select! {
+                    biased; // What was sent stays so when the connection ends,
+                    sent = &mut *receipt => sent.is_ok(),
+                    () = gone => receipt.try_recv().is_ok(), // also if both came between these two looks.
+                };
+                is_sent.then_some(*seal)
+            }
             None => None,
         };
         if let Some(job) = self.job.take() {
