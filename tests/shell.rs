@@ -5,33 +5,15 @@
 
 mod support;
 
-use std::process::Command;
+use std::ffi::OsStr;
 
+use support::terminal::{self, Output};
 use support::{Daemon, TestResult, noise};
 
-type Output = Result<(Option<i32>, String), Box<dyn std::error::Error>>;
-
-/// Runs `ftc` on a terminal: waits for each text, types what belongs to it.
+/// Runs `ftc` on a terminal, over the Unix socket.
 fn on_terminal(daemon: &Daemon, words: &[&str], script: &[(&str, &str)]) -> Output {
-    let output = Command::new("python3")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/terminal.py"))
-        .arg(serde_json::to_string(script)?)
-        .arg(env!("CARGO_BIN_EXE_ftc"))
-        .args(words)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", daemon.dir.path())
-        .env("FTC_SERVER", daemon.unix_server())
-        .env("FTC_RETRY", "0s")
-        .current_dir(daemon.dir.path())
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let err = String::from_utf8_lossy(&output.stderr);
-    if err.is_empty() {
-        Ok((output.status.code(), text))
-    } else {
-        Err(format!("{err}{text}").into())
-    }
+    let server = daemon.unix_server();
+    terminal::on_terminal(daemon, &[("FTC_SERVER", OsStr::new(&server))], words, script)
 }
 
 #[test]

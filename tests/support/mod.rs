@@ -5,6 +5,7 @@
 pub mod evil;
 pub mod proxy;
 pub mod raw;
+pub mod terminal;
 pub mod tls;
 
 use std::ffi::OsStr;
