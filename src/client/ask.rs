@@ -34,8 +34,9 @@ pub async fn ask(question: &str, echo: Echo) -> io::Result<Zeroizing<String>> {
     let mut asked = Asked::begin(question, echo)?;
     // To tokio a pipe is whatever can be waited for and read.
     let answers = Receiver::from_file_unchecked(asked.terminal.try_clone()?)?;
-    // It does not grow, so that nothing of a secret stays behind.
-    let mut room = Zeroizing::new([0; ANSWER_BYTES_MAX]);
+    // It does not grow, so that nothing of a secret stays behind; on the heap, because a future holds the rest, and
+    // each request of a transfer is one that could have to ask.
+    let mut room = Zeroizing::new(vec![0; ANSWER_BYTES_MAX]);
     let read = loop {
         answers.readable().await?;
         match answers.try_read(&mut room[..]) {
