@@ -2,7 +2,7 @@
 
 use super::door::Taken;
 use super::outgoing::Final;
-use super::session::Session;
+use super::session::{Session, UNREAD};
 use crate::transfer::Store;
 use crate::types::ErrorCode;
 use crate::wire::{FrameReader, WireError};
@@ -22,8 +22,7 @@ impl<S: Store> Session<S> {
         let Some(user) = self.user() else { return Ok(()) };
         if method != "zstd" {
             let message = "this server compresses with zstd only";
-            self.log_refusal(ErrorCode::Protocol, message);
-            self.refuse(id, ErrorCode::Protocol, message).await;
+            self.refuse(id, UNREAD, ErrorCode::Protocol, message).await;
             return Ok(());
         }
         if place.is_none() {
@@ -33,8 +32,7 @@ impl<S: Store> Session<S> {
         }
         if place.is_none() {
             let message = "as many connections are compressed as may be; go on without";
-            self.log_refusal(ErrorCode::Limit, message);
-            self.refuse(id, ErrorCode::Limit, message).await;
+            self.refuse(id, UNREAD, ErrorCode::Limit, message).await;
             return Ok(());
         }
         reader.unpack()?;

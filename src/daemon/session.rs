@@ -71,6 +71,12 @@ struct Intake {
 /// Requests other than puts, so that they can be cancelled, and are when nobody waits for them.
 type Tasks = BTreeMap<u32, Running>;
 
+/// What is asked: the verb, and the paths as [`Request::paths`] has them.
+type Asked<'a> = (&'static str, (Option<&'a WirePath>, Option<&'a WirePath>));
+
+/// A request that is refused before anybody looks at what it asks for.
+pub(super) const UNREAD: Asked<'static> = ("request", (None, None));
+
 /// Why a session ends.
 enum End {
     /// The client said goodbye.
@@ -338,15 +344,17 @@ impl<S: Store> Session<S> {
             }
             Event::TooMany => {
                 let message = "too many requests are in flight";
-                self.log_refusal(ErrorCode::Limit, message);
+                self.log_refusal(UNREAD, ErrorCode::Limit, message);
                 let message = ErrorMessage::new(ErrorCode::Limit, message);
                 let _ = self.answers.send((id, Final::NotAdmitted(message))).await;
             }
             Event::Put(PutRequest { path, .. }) if intake.draining => {
-                self.refuse_stopping(id, "put", (Some(&path), None)).await;
+                let asked = ("put", (Some(&path), None));
+                self.refuse(id, asked, ErrorCode::Shutdown, STOPPING).await;
             }
             Event::Request(request) if intake.draining => {
-                self.refuse_stopping(id, request.verb(), request.paths()).await;
+                let asked = (request.verb(), request.paths());
+                self.refuse(id, asked, ErrorCode::Shutdown, STOPPING).await;
             }
             Event::Put(put) => {
                 if !intake.uploads.is_any_open() {
@@ -356,8 +364,7 @@ impl<S: Store> Session<S> {
             }
             Event::Request(Request::Unknown) => {
                 let message = "this server does not know the verb";
-                self.log_refusal(ErrorCode::Protocol, message);
-                self.refuse(id, ErrorCode::Protocol, message).await;
+                self.refuse(id, UNREAD, ErrorCode::Protocol, message).await;
             }
             Event::Request(Request::Compress { method }) => {
                 self.compress(id, &method, reader, &mut intake.compressed).await?;
@@ -415,33 +422,20 @@ impl<S: Store> Session<S> {
                 uploads.begin(id, parts, due, stall);
             }
             Err((code, message)) => {
-                verbs::log_refusal(self, &user, "put", (Some(&put.path), None), (code, &message));
-                self.refuse(id, code, &message).await;
+                self.refuse(id, ("put", (Some(&put.path), None)), code, &message).await;
             }
         }
     }
 
-    /// For a request that is refused before anybody looks at what it asks for.
-    pub(super) fn log_refusal(&self, code: ErrorCode, reason: &str) {
+    fn log_refusal(&self, (verb, paths): Asked<'_>, code: ErrorCode, reason: &str) {
         if let Some(user) = self.user() {
-            verbs::log_refusal(self, &user, "request", (None, None), (code, reason));
+            verbs::log_refusal(self, &user, verb, paths, (code, reason));
         }
     }
 
-    /// For a request that comes while the daemon ends.
-    async fn refuse_stopping(
-        &self,
-        id: u32,
-        verb: &'static str,
-        paths: (Option<&WirePath>, Option<&WirePath>),
-    ) {
-        if let Some(user) = self.user() {
-            verbs::log_refusal(self, &user, verb, paths, (ErrorCode::Shutdown, STOPPING));
-        }
-        self.refuse(id, ErrorCode::Shutdown, STOPPING).await;
-    }
-
-    pub(super) async fn refuse(&self, id: u32, code: ErrorCode, message: &str) {
+    /// Refuses a request before any work, with a line in the log.
+    pub(super) async fn refuse(&self, id: u32, asked: Asked<'_>, code: ErrorCode, message: &str) {
+        self.log_refusal(asked, code, message);
         // The writer is there for as long as we are.
         let _ = self.answers.send((id, Final::Error(ErrorMessage::new(code, message)))).await;
     }
