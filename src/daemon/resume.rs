@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::outgoing::{Final, failed};
+use super::outgoing::Final;
 use super::users::User;
-use super::verbs::{Job, Refusal, log_look, told};
-use crate::access::{Action, Grant};
+use super::verbs::{Job, Refusal};
+use crate::access::Action;
 use crate::fsroot::{Owner, UploadId};
 use crate::proto::{CheckInfo, PutRequest, ResumeInfo, WirePath};
 use crate::transfer::{Keep, Store, check, digest_at};
@@ -48,9 +48,7 @@ fn owner(user: &User, target: &RelPath) -> Owner {
 
 /// Tells what is kept of a put.
 pub(super) async fn tell<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(), Refusal> {
-    let (target, grant) = job.admit_new(path, |path| Action::Put { path, replace: true })?;
-    // What is kept is the asker's own: that there is nothing tells nothing of others.
-    let grant = Grant { unlisted: None, ..grant };
+    let (target, _) = job.admit_new(path, |path| Action::Put { path, replace: true })?;
     let owner = owner(job.user, &target);
     let outcome = async {
         let deadline = Instant::now() + BUSY_WAIT;
@@ -68,10 +66,8 @@ pub(super) async fn tell<S: Store>(job: Job<'_, S>, path: &WirePath) -> Result<(
         let info = ResumeInfo { upload: kept.id.to_string(), offset: kept.offset, sha256 };
         Ok(Final::Resume(info))
     };
-    let outcome = outcome.await;
-    log_look(&job, Some(&target), outcome.as_ref().err());
-    let last = outcome.unwrap_or_else(|error| failed(&told(error, &grant)));
-    let _ = job.session.answers.send((job.id, last)).await;
+    // What is kept is the asker's own: that there is nothing tells nothing of others.
+    job.end_look(Some(&target), outcome.await).await;
     Ok(())
 }
 

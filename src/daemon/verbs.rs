@@ -348,6 +348,17 @@ impl<'a, S: Store> Job<'a, S> {
         let last = outcome.map_or_else(|error| failed(&told(error, grant)), |(last, _)| last);
         let _ = self.session.answers.send((self.id, last)).await;
     }
+
+    /// The same for what only looks, which leaves a line only where looking failed.
+    pub(super) async fn end_look(
+        &self,
+        path: Option<&RelPath>,
+        outcome: Result<Final, TransferError>,
+    ) {
+        log_look(self, path, outcome.as_ref().err());
+        let last = outcome.unwrap_or_else(|error| failed(&error));
+        let _ = self.session.answers.send((self.id, last)).await;
+    }
 }
 
 async fn list_directory<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), Refusal> {
@@ -366,9 +377,7 @@ async fn stat<S: Store>(job: Job<'_, S>, path: Option<&WirePath>) -> Result<(), 
     let target = job.admit_or_home(path, |path| Action::Stat { path })?;
     let wanted = target.clone();
     let found = job.on_disk(move |store| store.stat(wanted.as_ref())).await;
-    log_look(&job, target.as_ref(), found.as_ref().err());
-    let last = found.map_or_else(|error| failed(&error), Final::Stat);
-    let _ = job.session.answers.send((job.id, last)).await;
+    job.end_look(target.as_ref(), found.map(Final::Stat)).await;
     Ok(())
 }
 
@@ -442,11 +451,7 @@ pub(super) fn log_turned_away(user: &User, peer: &Peer, address: &str, reason: &
 }
 
 /// One line for a look that failed. None for one that found something, nor for one that found nothing there.
-pub(super) fn log_look<S: Store>(
-    job: &Job<'_, S>,
-    path: Option<&RelPath>,
-    failed: Option<&TransferError>,
-) {
+fn log_look<S: Store>(job: &Job<'_, S>, path: Option<&RelPath>, failed: Option<&TransferError>) {
     if let Some(error) = failed
         && !matches!(error, TransferError::Aborted)
         && !matches!(error.code(), ErrorCode::NotFound | ErrorCode::WrongType)
